@@ -1,0 +1,1 @@
+"""Everything for volumes: networks, tasks, data sets, phantoms and weights."""

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from usvol.batch.discovery import Ignored, _identity, _natural, discover
+from usvol.errors import ConfigError
+
+
+def still(path: Path, seed: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    samples = np.random.default_rng(seed).integers(0, 255, (16, 16), np.uint8)
+    Image.fromarray(samples).save(path, "PNG")
+    return path
+
+
+def test_every_file_is_an_item_or_ignored_with_the_reason(tmp_path):
+    root = tmp_path / "in"
+    still(root / "b" / "liver.png")
+    still(root / "a.png")
+    (root / "table.csv").write_text("a,b\n")
+    (root / "blob.xyz").write_bytes(bytes(range(256)))
+    (root / ".hidden.png").write_bytes(b"x")
+    (root / "torn.mp4").write_bytes(b"\x00" * 100)
+    found = discover([root])
+    assert [item.path.name for item in found.items] == ["a.png", "liver.png", "torn.mp4"]
+    assert [item.order for item in found.items] == [0, 1, 2]
+    left = {path.name: reason for path, reason in found.ignored}
+    assert left == {
+        "table.csv": Ignored.SIDECAR,
+        "blob.xyz": Ignored.UNKNOWN,
+        ".hidden.png": Ignored.HIDDEN,
+    }
+    assert len(found.items) + len(found.ignored) == sum(p.is_file() for p in root.rglob("*"))
+
+
+def test_numbered_stills_are_one_item(tmp_path):
+    root = tmp_path / "in"
+    for index in range(4):
+        still(root / "sweep" / f"frame_{index:03d}.png", index)
+    still(root / "other.png")
+    assert [item.path.name for item in discover([root]).items] == ["other.png", "sweep"]
+
+
+def test_numbers_in_names_count_as_numbers(tmp_path):
+    for name in ("clip_10.png", "clip_2.png", "clip_1.png", "Clip.png"):
+        still(tmp_path / "in" / "x" / name)
+    still(tmp_path / "in" / "x" / "zebra.png")
+    names = [p.name for p in sorted((tmp_path / "in" / "x").iterdir(), key=_natural)]
+    assert names == ["Clip.png", "clip_1.png", "clip_2.png", "clip_10.png", "zebra.png"]
+
+
+@given(st.lists(st.text(st.characters(exclude_characters="/\0"), min_size=1), min_size=2))
+def test_any_names_can_be_sorted(names):
+    assert len(sorted(map(Path, names), key=_natural)) == len(names)
+
+
+def test_ids_do_not_collide_and_do_not_depend_on_where_or_how(tmp_path):
+    for place in ("here", "there"):
+        root = tmp_path / place / "study"
+        still(root / "a" / "x.png")
+        still(root / "b" / "x.png")
+        still(root / "b" / "x.jpg")
+    here = discover([tmp_path / "here" / "study"]).items
+    there = discover([tmp_path / "there" / "study"]).items
+    assert [item.id for item in here] == [item.id for item in there]
+    assert len({item.id for item in here}) == 3
+    assert here[0].id.startswith("a_x-")
+    folder = {item.path.name: item.id for item in discover([tmp_path / "here" / "study" / "b"]).items}
+    single = discover([tmp_path / "here" / "study" / "b" / "x.png"]).items[0].id
+    assert folder["x.png"] == single
+    both = discover([tmp_path / "here" / "study", tmp_path / "there" / "study"]).items
+    assert len({item.id for item in both}) == 6
+
+
+def test_ids_are_safe_file_names(tmp_path):
+    root = tmp_path / "in"
+    still(root / "Größe µ ..".strip() / ("x" * 150 + ".png"))
+    (item,) = discover([root]).items
+    assert len(item.id) < 90
+    assert item.id.isascii()
+    assert not set(item.id) & set("/\\. ")
+
+
+@given(st.lists(st.text("abAB._- 1ä", min_size=1, max_size=12).filter(lambda t: t.strip(". ")), unique=True))
+def test_names_that_look_alike_get_ids_of_their_own(names):
+    taken: set[str] = set()
+    root = Path("/no/such/folder")
+    for name in names:
+        taken.add(_identity(root / name, root / name, taken))
+    assert len(taken) == len(names)
+
+
+def test_a_file_given_twice_counts_once(tmp_path, monkeypatch):
+    still(tmp_path / "in" / "a.png")
+    still(tmp_path / "in" / "b.png")
+    monkeypatch.chdir(tmp_path)
+    found = discover(["in/b.png", "in", "in/*.png", str(tmp_path / "in" / "a.png")])
+    assert [item.path.name for item in found.items] == ["b.png", "a.png"]
+
+
+def test_a_sidecar_named_outright_is_an_item_so_that_it_is_reported(tmp_path):
+    (tmp_path / "labels.csv").write_text("a,b\n")
+    found = discover([tmp_path, tmp_path / "labels.csv"])
+    assert [item.path.name for item in found.items] == ["labels.csv"]
+    assert not found.ignored
+
+
+def test_the_output_folder_is_not_searched(tmp_path):
+    still(tmp_path / "a.png")
+    still(tmp_path / "out" / "items" / "x" / "preview.png")
+    found = discover([tmp_path], exclude=tmp_path / "out")
+    assert [item.path.name for item in found.items] == ["a.png"]
+
+
+@pytest.mark.parametrize(
+    ("given_path", "cause"), [("none.png", "does not exist"), ("*.xyz", "matches no file")]
+)
+def test_inputs_that_are_not_there_are_refused(tmp_path, given_path, cause):
+    with pytest.raises(ConfigError, match=cause):
+        discover([str(tmp_path / given_path)])

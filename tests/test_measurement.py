@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from usvol import measurement
+from usvol.errors import KindError, UncalibratedError, UnknownTimeError
+from usvol.result import Curve, Event, Labels
+from usvol.scan import Grid
+
+SPACING_MM = (0.9, 0.6, 0.4)
+
+
+def ellipsoid(grid: Grid, radii_mm: tuple[float, float, float]) -> Labels:
+    index = torch.stack(
+        torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid.shape), indexing="ij")
+    )
+    centre = torch.tensor([(n - 1) / 2 for n in grid.shape])[:, None, None, None]
+    offset_mm = (index - centre) * torch.tensor(SPACING_MM)[:, None, None, None]
+    inside = (offset_mm / torch.tensor(radii_mm)[:, None, None, None]).square().sum(0) <= 1
+    return Labels("organ", inside.to(torch.uint8)[None] * 3, grid, {3: "organ"})
+
+
+@pytest.fixture(scope="module")
+def organ() -> Labels:
+    return ellipsoid(Grid((60, 80, 110), spacing_mm=SPACING_MM), (20.0, 15.0, 18.0))
+
+
+def test_volume_of_an_ellipsoid_of_known_ml(organ):
+    true_ml = 4 / 3 * math.pi * 20 * 15 * 18 / 1000
+    assert measurement.volume_ml(organ, 3) == pytest.approx(true_ml, rel=2e-3)
+    assert measurement.volume_ml(organ, 1) == 0.0
+
+
+def test_doubling_the_spacing_makes_eight_times_the_volume(organ):
+    doubled = dataclasses.replace(organ, grid=organ.grid.with_spacing(tuple(2 * s for s in SPACING_MM)))
+    assert measurement.volume_ml(doubled, 3) == pytest.approx(8 * measurement.volume_ml(organ, 3))
+
+
+def test_turning_the_volume_leaves_its_size(organ):
+    turned = dataclasses.replace(organ.grid, direction=((0.0, 1.0, 0.0), (-1.0, 0.0, 0.0), (0.0, 0.0, 1.0)))
+    assert measurement.volume_ml(dataclasses.replace(organ, grid=turned), 3) == measurement.volume_ml(
+        organ, 3
+    )
+
+
+def test_area_is_that_of_the_pixels_whatever_the_placeholder_z():
+    data = torch.zeros(2, 1, 10, 10, dtype=torch.uint8)
+    data[1, 0, 2:6, 3:8] = 1
+    labels = Labels("head", data, Grid((1, 10, 10), spacing_mm=(7.0, 0.5, 0.2)), {1: "head"})
+    assert measurement.area_mm2(labels, 1, frame=1) == pytest.approx(20 * 0.1)
+    assert measurement.area_mm2(labels, 1, frame=0) == 0.0
+    with pytest.raises(KindError, match="single slice"):
+        measurement.volume_ml(labels, 1)
+    with pytest.raises(ValueError, match="frame 2 of 2"):
+        measurement.area_mm2(labels, 1, frame=2)
+
+
+def test_length_and_angle_in_world_coordinates():
+    grid = Grid((5, 5, 5), spacing_mm=(1.0, 1.0, 1.0))
+    assert measurement.length_mm([(0, 0, 0), (0, 3, 4), (12, 3, 4)], grid) == pytest.approx(17.0)
+    assert measurement.angle_deg((0, 1, 0), (0, 1, 1), grid=grid) == pytest.approx(45.0)
+    assert measurement.angle_deg((1, 0, 0), (-2, 0, 0), grid=grid) == pytest.approx(180.0)
+    tiny = math.radians(1e-5)
+    assert measurement.angle_deg((0, 1, 0), (0, math.cos(tiny), math.sin(tiny)), grid=grid) == pytest.approx(
+        1e-5
+    )
+    with pytest.raises(ValueError, match="length 0"):
+        measurement.angle_deg((0, 0, 0), (0, 0, 1), grid=grid)
+    with pytest.raises(ValueError, match="two points"):
+        measurement.length_mm([(0, 0, 0)], grid)
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 4), (4, 4, 4)])
+def test_no_scale_no_millimetres(shape):
+    grid = Grid(shape)
+    labels = Labels("x", torch.ones(1, *shape, dtype=torch.uint8), grid, {1: "x"})
+    calls = [
+        lambda: measurement.volume_ml(labels, 1, reason="region outside the image"),
+        lambda: measurement.area_mm2(labels, 1, reason="region outside the image"),
+        lambda: measurement.length_mm([(0, 0, 0), (0, 1, 0)], grid, reason="region outside the image"),
+        lambda: measurement.angle_deg((0, 1, 0), (0, 0, 1), grid=grid, reason="region outside the image"),
+    ]
+    for call in calls:
+        with pytest.raises(UncalibratedError, match="region outside the image"):
+            call()
+
+
+def test_an_area_of_a_volume_is_refused(organ):
+    with pytest.raises(KindError, match="volume"):
+        measurement.area_mm2(organ, 3)
+
+
+def test_ejection_fraction():
+    assert measurement.ejection_fraction_percent(120.0, 48.0) == pytest.approx(60.0)
+    assert measurement.ejection_fraction_percent(120.0, 120.0) == 0.0
+    for edv_ml, esv_ml in ((0.0, 0.0), (50.0, 60.0), (math.nan, 1.0), (50.0, -1.0)):
+        with pytest.raises(ValueError, match=r"EDV"):
+            measurement.ejection_fraction_percent(edv_ml, esv_ml)
+
+
+def beating(period_s: float | None) -> Curve:
+    """A curve of three beats of 25 frames each."""
+    times_s = None if period_s is None else tuple(i * period_s / 25 for i in range(75))
+    events = tuple(Event("ED", i, None if times_s is None else times_s[i]) for i in (0, 25, 50))
+    values = tuple(100 + 20 * math.cos(2 * math.pi * i / 25) for i in range(75))
+    return Curve("volume", values, "mL", times_s, tuple(range(75)), events=events)
+
+
+def test_halving_the_frame_times_doubles_the_heart_rate_and_leaves_the_ejection_fraction():
+    slow, fast = beating(1.0), beating(0.5)
+    assert measurement.heart_rate_bpm(slow) == pytest.approx(60.0)
+    assert measurement.heart_rate_bpm(fast) == pytest.approx(2 * measurement.heart_rate_bpm(slow))
+    of = [measurement.ejection_fraction_percent(max(c.values), min(c.values)) for c in (slow, fast)]
+    assert of[0] == of[1]
+
+
+def test_no_frame_times_no_heart_rate():
+    with pytest.raises(UnknownTimeError):
+        measurement.heart_rate_bpm(beating(None))
+    with pytest.raises(ValueError, match="two ES events"):
+        measurement.heart_rate_bpm(beating(1.0), event="ES")

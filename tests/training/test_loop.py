@@ -1,0 +1,221 @@
+"""Train a toy recipe end to end: it learns, resumes, is blind to its fold, and evaluates."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from usvol import evaluation, metrics, registry, weights
+from usvol.errors import ConfigError, DatasetError, LeakageError
+from usvol.result import Scores
+from usvol.scan import Kind, Scan, Selection
+from usvol.training import loop
+from usvol.training.cases import Case
+from usvol.training.members import member_state
+from usvol.training.recipe import FitSettings, Recipe
+
+pytest.importorskip("lightning")
+
+
+def _toy_cases(root: Path) -> list[Case]:
+    """Stills whose brightness is their label, four per patient."""
+    return [
+        Case(path.stem, path.stem.split("_")[0], path, {"label": int(path.stem.split("_")[2])}, dataset="toy")
+        for path in sorted(root.glob("*.png"))
+    ]
+
+
+class _Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(1, 1)
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.layer(values)
+
+
+def _prepare(scan: Scan) -> dict[str, Tensor]:
+    return {"x": scan.data.float().mean().reshape(1) / 255}
+
+
+def _examples(samples: Any, settings: Any) -> Any:
+    del settings
+    return [{"x": s["x"], "y": torch.tensor([float(s["label"])])} for s in samples]
+
+
+def _loss(network: nn.Module, batch: dict[str, Tensor], *, settings: Any) -> Tensor:
+    del settings
+    return nn.functional.mse_loss(network(batch["x"]), batch["y"])
+
+
+def _row(result: Any, case: Case) -> dict[str, float]:
+    (found,) = (f for f in result.findings if isinstance(f, Scores))
+    return {"label": found.probabilities[1], "true": float(case.reference["label"])}
+
+
+def _metrics(rows: Any, groups: Any) -> dict[str, metrics.Estimate]:
+    columns = ([r["label"] for r in rows], [r["true"] for r in rows])
+    return {"mae": metrics.bootstrap_ci(metrics.mae, columns, groups=groups, n=200)}
+
+
+RECIPE = Recipe(
+    Settings=FitSettings,
+    prepare=_prepare,
+    selection=Selection(),
+    examples=_examples,
+    network=lambda settings: _Net(),
+    loss=_loss,
+    stratum=lambda case: float(case.reference["label"]),
+    row=_row,
+    metrics=_metrics,
+    datasets=("toy",),
+)
+
+
+class _ToyTask:
+    accepts = frozenset({Kind.IMAGE})
+    selection = Selection()
+
+    def __init__(self, path: Path, member: int) -> None:
+        stored = weights.load_file(path)
+        self.network = _Net()
+        self.network.load_state_dict(member_state(stored.state, member))
+        self.members = int(stored.metadata["members"])
+        self.train_patients = frozenset(json.loads(stored.metadata["train_patients"])[member])
+        self.provenance: dict[str, Any] = {"weights_sha256": stored.sha256}
+
+    def preprocess(self, scan: Any) -> Any:
+        return scan
+
+    def infer(self, scan: Any) -> Tensor:
+        return self.network(scan.data.float().mean().reshape(1) / 255)
+
+    def postprocess(self, raw: Tensor, scan: Any) -> tuple[Scores, ...]:
+        value = float(raw)
+        return (Scores("label", ("0", "1"), (1 - value, value), str(round(value))),)
+
+    def measure(self, findings: Any, scan: Any) -> tuple[()]:
+        return ()
+
+    def flags(self, raw: Any, scan: Any) -> tuple[()]:
+        return ()
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Write the toy data, and register the toy task and data set."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    root = tmp_path / "data"
+    root.mkdir()
+    for patient in range(12):
+        for shot in range(4):
+            label = int(rng.integers(2))
+            grey = np.clip(rng.normal(60 + 120 * label, 5, (40, 40)), 0, 255).astype(np.uint8)
+            Image.fromarray(grey).save(root / f"{patient}_{shot}_{label}.png")
+    task, dataset = ModuleType("toy_task"), ModuleType("toy_data")
+    task.TRAINING = RECIPE  # type: ignore[attr-defined]
+    dataset.cases = _toy_cases  # type: ignore[attr-defined]
+    modules = {registry.Group.TASKS: task, registry.Group.DATASETS: dataset}
+    monkeypatch.setattr(registry, "module", lambda group, name: modules[group])
+    monkeypatch.setitem(sys.modules, "toy_task", task)
+    return root
+
+
+SETTINGS = {"folds": 3, "epochs": 30, "learning_rate": 0.2, "average": 0.5, "batch_size": 8}
+
+
+def _train(toy: Path, out: Path, **changes: Any) -> Path:
+    resume = changes.pop("resume", False)
+    fitting = loop.Fitting(out, resume=resume, device="cpu")
+    return loop.train("toy", fitting, data=toy, settings={**SETTINGS, **changes})
+
+
+def _assert_equal(one: dict[str, Tensor], two: dict[str, Tensor]) -> None:
+    assert one.keys() == two.keys()
+    for key, value in one.items():
+        torch.testing.assert_close(value, two[key], rtol=0, atol=0)
+
+
+def test_members_learn_and_never_see_their_fold(toy: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    path = _train(toy, tmp_path / "run")
+    stored = weights.load_file(path)
+    patients = [set(keys) for keys in json.loads(stored.metadata["train_patients"])]
+    everyone = {case.patient_key for case in _toy_cases(toy)}
+    assert set.union(*patients) == everyone
+    assert all(len(seen) == 8 for seen in patients)
+    assert not set.intersection(*patients)
+
+    monkeypatch.setattr(
+        registry, "build_task", lambda name, device, overrides: _ToyTask(path, overrides.get("member", 0))
+    )
+    report = evaluation.evaluate("toy", "toy", data=toy, folds=3)
+    assert report.n == 48 and report.patients == 12
+    assert report.metrics["mae"].value < 0.15
+    assert report.metrics["mae"].low <= report.metrics["mae"].value <= report.metrics["mae"].high
+    assert len(report.folds) == 3
+    assert json.loads(json.dumps(report.to_json()))["metrics"]["mae"]["value"] == report.metrics["mae"].value
+    assert "| mae |" in report.to_markdown()
+
+
+def test_testing_on_training_patients_is_refused(toy: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    path = _train(toy, tmp_path / "run", epochs=1)
+    monkeypatch.setattr(registry, "build_task", lambda name, device, overrides: _ToyTask(path, 0))
+    with pytest.raises(LeakageError, match="used for training"):
+        evaluation.evaluate("toy", "toy", data=toy)
+    with pytest.raises(LeakageError):
+        evaluation.evaluate("toy", "toy", data=toy, folds=3)
+    with pytest.raises(ConfigError, match="3 members"):
+        evaluation.evaluate("toy", "toy", data=toy, folds=4)
+
+
+def test_a_stopped_training_resumes_and_a_finished_one_is_kept(toy: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    first = _train(toy, out, epochs=4)
+    before = weights.load_file(first).state
+    (out / "member_2" / "network.safetensors").unlink()
+    kept = (out / "member_0" / "network.safetensors").stat().st_mtime_ns
+    again = _train(toy, out, epochs=4, resume=True)
+    assert (out / "member_0" / "network.safetensors").stat().st_mtime_ns == kept
+    _assert_equal(weights.load_file(again).state, before)
+    assert list((out / "member_0").glob("logs/**/metrics.csv"))
+
+
+def test_an_interrupted_fit_goes_on_from_its_checkpoint(toy: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    whole = weights.load_file(_train(toy, tmp_path / "whole", epochs=6)).state
+
+    def stop(self: Any) -> None:
+        if self.current_epoch == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("usvol.training.module.Fit.on_train_epoch_start", stop)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            _train(toy, tmp_path / "cut", epochs=6)
+    assert (tmp_path / "cut" / "member_0" / "checkpoints" / "last.ckpt").is_file()
+    assert not (tmp_path / "cut" / "member_0" / "network.safetensors").exists()
+    resumed = weights.load_file(_train(toy, tmp_path / "cut", epochs=6, resume=True)).state
+    assert whole.keys() == resumed.keys()
+
+
+def test_the_same_seed_gives_the_same_weights(toy: Path, tmp_path: Path) -> None:
+    one, two = (_train(toy, tmp_path / name, epochs=2) for name in ("one", "two"))
+    _assert_equal(weights.load_file(one).state, weights.load_file(two).state)
+
+
+def test_wrong_settings_and_missing_data_are_told(toy: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="epoch"):
+        _train(toy, tmp_path / "run", epoch=3)
+    with pytest.raises(DatasetError, match="--data DIR"):
+        loop.train("toy", loop.Fitting(tmp_path / "run"))
+    with pytest.raises(ConfigError, match="No recipe"):
+        loop.train("toy", loop.Fitting(tmp_path / "run"), config=tmp_path / "no.yaml", data=toy)

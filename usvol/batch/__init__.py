@@ -1,0 +1,1 @@
+"""Run one task over many files: discovery, ledger, isolation of items, tables."""

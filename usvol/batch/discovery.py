@@ -1,0 +1,137 @@
+"""Find the scans among files, folders and globs, and give each a stable id."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from usvol.encoding import slug
+from usvol.errors import ConfigError
+from usvol.loading import FileClass, classify
+
+
+class Ignored(StrEnum):
+    """Why a file is no item of its own."""
+
+    SIDECAR = "belongs to another file"
+    UNKNOWN = "not an image, volume or video"
+    HIDDEN = "hidden file"
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One scan to process.
+
+    Attributes:
+        id: readable part of the path and a short hash of it; from the path only, never the header.
+        order: position in the input.
+        path: file or folder to load.
+    """
+
+    id: str
+    order: int
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """All files of the input: what will be processed, and what is left aside with the reason."""
+
+    items: tuple[Item, ...]
+    ignored: tuple[tuple[Path, Ignored], ...]
+
+
+def discover(inputs: Sequence[str | Path], *, exclude: Path | None = None) -> Found:
+    """Find scans in ``inputs`` (files, folders searched recursively, globs), in a stable order.
+
+    A folder that is one scan (a slice series, numbered stills) is one item. A file given twice
+    counts once; a file named outright is always an item, so that a wrong one is reported.
+    ``exclude`` is not searched.
+
+    Raises:
+        ConfigError: an input does not exist or a glob matches nothing.
+    """
+    items: dict[Path, Item] = {}
+    ignored: dict[Path, Ignored] = {}
+    taken: set[str] = set()
+    avoid = exclude.resolve() if exclude else None
+    for root in _roots(inputs):
+        for path, reason in _walk(root, avoid):
+            key = path.resolve()
+            if reason is not None:
+                ignored.setdefault(key, reason)
+            elif key not in items:
+                identity = _identity(path, root, taken)
+                taken.add(identity)
+                items[key] = Item(identity, len(items), path)
+    left = tuple((path, why) for path, why in ignored.items() if path not in items)
+    return Found(tuple(items.values()), left)
+
+
+def _roots(inputs: Iterable[str | Path]) -> Iterator[Path]:
+    for given in inputs:
+        path = Path(given).expanduser()
+        if path.exists():
+            yield path
+            continue
+        # Path.glob takes no absolute pattern.
+        matches = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207
+        if not matches:
+            what = "matches no file" if glob.has_magic(str(path)) else "does not exist"
+            raise ConfigError(f"Input {str(given)!r} {what}. Give files, folders or globs that exist.")
+        yield from map(Path, matches)
+
+
+def _walk(root: Path, avoid: Path | None) -> Iterator[tuple[Path, Ignored | None]]:
+    if not root.is_dir():
+        yield root, None
+        return
+    if root.resolve() == avoid:
+        return
+    if classify(root) is FileClass.SCAN:
+        yield root, None
+        return
+    for path in sorted(root.iterdir(), key=_natural):
+        if path.name.startswith("."):
+            yield from ((hidden, Ignored.HIDDEN) for hidden in _files(path))
+        elif path.is_dir():
+            yield from _walk(path, avoid)
+        elif path.is_file():
+            yield path, _reason(path)
+
+
+def _files(path: Path) -> Iterator[Path]:
+    if path.is_file():
+        yield path
+    elif path.is_dir():
+        yield from (p for p in sorted(path.rglob("*")) if p.is_file())
+
+
+def _reason(path: Path) -> Ignored | None:
+    return {FileClass.SCAN: None, FileClass.SIDECAR: Ignored.SIDECAR, FileClass.UNKNOWN: Ignored.UNKNOWN}[
+        classify(path)
+    ]
+
+
+def _natural(path: Path) -> list[tuple[int, int | str]]:
+    """Sort ``clip_2`` before ``clip_10``."""
+    parts = re.split(r"(\d+)", path.name)
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts if part]
+
+
+def _identity(path: Path, root: Path, taken: set[str]) -> str:
+    # Counted from the root's own name, so that `run a/` and `run a/x.mp4` call x the same, wherever a lies.
+    root = root.absolute()
+    inside = Path(root.name, path.absolute().relative_to(root)) if root.is_dir() else Path(*root.parts[-2:])
+    readable = "_".join(slug(part) for part in inside.with_suffix("").parts[1:]) or slug(inside.stem)
+    name = f"{readable[-60:].strip('-_')}-{_short(inside.as_posix())}"
+    return name if name not in taken else f"{name}-{_short(str(path.absolute()))}"
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:8]

@@ -1,0 +1,131 @@
+"""Process one item, whatever happens: the boundary that keeps one bad file from stopping the rest."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import shutil
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from usvol import loading, pipeline, writing
+from usvol.batch.discovery import Item
+from usvol.batch.outcome import Outcome, Status, row_of
+from usvol.encoding import jsonable
+from usvol.errors import KindError, UsvolError
+from usvol.scan import Header, Kind, Scan, Vec3
+from usvol.task import Task
+
+log = logging.getLogger("usvol")
+
+
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """What the user states about every input: spacing (z, y, x) in mm of the file's samples, frame rate."""
+
+    spacing_mm: Vec3 | None = None
+    fps: float | None = None
+
+    def apply(self, scan: Scan, header: Header) -> Scan:
+        """Return the scan with what was stated; spacing is scaled where frames were shrunk in decoding."""
+        if self.spacing_mm is not None:
+            ratio = [file / read for file, read in zip(header.grid.shape, scan.grid.shape, strict=True)]
+            z, y, x = (step * factor for step, factor in zip(self.spacing_mm, ratio, strict=True))
+            scan = scan.with_spacing((y if scan.grid.is_planar else z, y, x))
+        if self.fps is not None and scan.kind in {Kind.CINE, Kind.VOLUME_SEQUENCE}:
+            scan = scan.with_fps(self.fps)
+        return scan
+
+
+def process(task: Task, item: Item, *, out: Path, stated: Stated, turn: threading.Lock) -> Outcome:
+    """Load, run and write one item below ``out``; never raises for what the item causes.
+
+    A scan of a kind the task does not take is skipped; any other error fails the item and leaves
+    a record in ``quarantine/``. The network runs while ``turn`` is held; other stages overlap.
+    """
+    begun = time.perf_counter()
+    try:
+        row = _process(task, item, out=out, stated=stated, turn=turn)
+        outcome = Outcome(item.id, item.order, str(item.path), Status.DONE, row=row)
+    except KindError as error:
+        outcome = Outcome(item.id, item.order, str(item.path), Status.SKIPPED, "KindError", str(error))
+    except Exception as error:  # noqa: BLE001 (the per-item boundary)
+        outcome = failed(item, error, out=out)
+    if outcome.status is not Status.DONE:
+        # What an earlier version of the file gave must not pass for its result.
+        shutil.rmtree(out / "items" / item.id, ignore_errors=True)
+    return dataclasses.replace(outcome, seconds=round(time.perf_counter() - begun, 3))
+
+
+def resume(item: Item, *, out: Path) -> Outcome | None:
+    """Return the outcome of an item whose complete result is there and whose input is unchanged."""
+    content = writing.read_complete(out / "items" / item.id)
+    if content is None or content.get("stamp") != stamp(item.path):
+        return None
+    return Outcome(item.id, item.order, str(item.path), Status.DONE, row=row_of(content), resumed=True)
+
+
+def failed(item: Item, error: BaseException, *, out: Path) -> Outcome:
+    """Record a failure in ``quarantine/<id>.json`` and return its outcome."""
+    expected = isinstance(error, UsvolError)
+    message = str(error) if expected else f"{type(error).__name__}: {error}"
+    record = {
+        "schema": "usvol.quarantine/1",
+        "id": item.id,
+        "path": str(item.path),
+        "error": type(error).__name__,
+        "message": message,
+        "traceback": None if expected else "".join(traceback.format_exception(error)),
+        "versions": dict(pipeline.versions()),
+    }
+    (out / "quarantine").mkdir(parents=True, exist_ok=True)
+    writing.write_json(out / "quarantine" / f"{item.id}.json", record)
+    return Outcome(item.id, item.order, str(item.path), Status.FAILED, type(error).__name__, message)
+
+
+def stamp(path: Path) -> dict[str, int]:
+    """Return size and modification time of an input, to notice that it changed since."""
+    state = path.stat()
+    return {"bytes": state.st_size, "mtime_ns": state.st_mtime_ns}
+
+
+def _process(task: Task, item: Item, *, out: Path, stated: Stated, turn: threading.Lock) -> dict[str, Any]:
+    header = loading.probe(item.path)
+    title = task.provenance.get("task") or type(task).__name__
+    pipeline.require_kind(task, header.kind, title=title, path=item.path)
+    scan = loading.load(item.path, selection=task.selection)
+    if stated.spacing_mm is not None or stated.fps is not None:
+        scan = stated.apply(scan, header)
+    with writing.staged(out / "items" / item.id) as partial, _log_to(partial / "log.txt"):
+        log.info("input %s: %s, %s", item.path, scan.kind, tuple(scan.data.shape))
+        result = pipeline.run(task, scan, turn=turn)
+        for name, seconds in result.provenance["stage_seconds"].items():
+            log.info("stage %s: %.3f s", name, seconds)
+        for flag in result.flags:
+            log.info("flag %s (%s): %s", flag.code, flag.severity, flag.message)
+        extra = {"id": item.id, "stamp": stamp(item.path)}
+        content = writing.write_into(result, partial, scan=scan, extra=extra)
+    (out / "quarantine" / f"{item.id}.json").unlink(missing_ok=True)
+    return row_of(jsonable(content))
+
+
+@contextmanager
+def _log_to(path: Path) -> Iterator[None]:
+    """Send what this thread logs to ``path``."""
+    thread = threading.get_ident()
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.addFilter(lambda record: record.thread == thread)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        handler.close()

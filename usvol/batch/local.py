@@ -1,0 +1,46 @@
+"""Run items on this machine: threads load, prepare and write while the network runs."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from usvol.batch.discovery import Item
+from usvol.batch.item import Stated, process
+from usvol.batch.outcome import Outcome
+from usvol.task import Task
+
+
+def execute(
+    task: Task,
+    items: Iterable[Item],
+    *,
+    out: Path,
+    stated: Stated,
+    workers: int,
+    started: Callable[[Item], None],
+) -> Generator[Outcome]:
+    """Yield one outcome per item, in the order of ``items``, working on ``workers`` at a time.
+
+    ``started`` is called, from the caller's thread, when an item is handed to the workers. Closing
+    the iterator (or an exception in the caller) drops what waits and lets running items finish.
+    """
+    turn = threading.Lock()
+    waiting: deque[Future[Outcome]] = deque()
+    source = iter(items)
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="usvol")
+    try:
+        while True:
+            # A slow item at the head must not starve the workers; a bound keeps memory flat.
+            while len(waiting) < 3 * workers and (item := next(source, None)) is not None:
+                started(item)
+                waiting.append(pool.submit(process, task, item, out=out, stated=stated, turn=turn))
+            if not waiting:
+                return
+            yield waiting[0].result()
+            waiting.popleft()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,323 @@
+"""Run one task over many inputs into one output folder, resumably."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from usvol import pipeline, registry, writing
+from usvol.batch import item as items
+from usvol.batch.discovery import Found, Item, discover
+from usvol.batch.item import Stated
+from usvol.batch.ledger import LEDGER_FILE, Ledger, open_ledger
+from usvol.batch.local import execute
+from usvol.batch.outcome import Outcome, Status
+from usvol.batch.tables import write_tables
+from usvol.encoding import jsonable
+from usvol.errors import ConfigError, ReadError
+from usvol.task import Task
+
+RUN_FILE = "run.json"
+SCHEMA = "usvol.run/1"
+_MAX_CRASHES = 3
+_OURS = (
+    "items",
+    "quarantine",
+    LEDGER_FILE,
+    RUN_FILE,
+    "measurements.csv",
+    "measurements.parquet",
+    "report.html",
+)
+
+
+class Existing(StrEnum):
+    """What to do with results that are in the output folder already."""
+
+    REFUSE = "refuse"
+    RESUME = "resume"
+    OVERWRITE = "overwrite"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to run, on what, into where.
+
+    Attributes:
+        inputs: files, folders and globs. settings: overrides of the task's configuration.
+        workers: items in work at a time. fail_fast: stop at the first failure.
+    """
+
+    task: str
+    inputs: tuple[str, ...]
+    out: Path
+    device: str = "auto"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    config_file: Path | None = None
+    stated: Stated = field(default_factory=Stated)
+    workers: int = 2
+    existing: Existing = Existing.REFUSE
+    fail_fast: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """How a batch ended.
+
+    Attributes:
+        state: ``finished``, ``stopped`` (fail-fast) or ``interrupted``.
+        counts: items by status over the whole folder; ignored: files left aside.
+        computed: items done in this run, at ``rate`` per second; resumed: complete before.
+    """
+
+    task: str
+    state: str
+    counts: Mapping[Status, int]
+    ignored: int
+    computed: int
+    resumed: int
+    seconds: float
+    report: Path
+
+    @property
+    def rate(self) -> float:
+        """Items computed per second in this run."""
+        return self.computed / self.seconds if self.seconds > 0 else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``--json`` prints."""
+        return {
+            "task": self.task,
+            "state": self.state,
+            **{str(status): self.counts[status] for status in Status},
+            "ignored": self.ignored,
+            "computed": self.computed,
+            "resumed": self.resumed,
+            "seconds": round(self.seconds, 2),
+            "items_per_second": round(self.rate, 3),
+            "report": str(self.report),
+        }
+
+
+def run_study(
+    plan: Plan, *, on_start: Callable[[int], None], on_outcome: Callable[[Outcome], None]
+) -> Summary:
+    """Run a plan to its end, to the first failure (fail-fast) or to Ctrl-C; always leave table and report.
+
+    The model is loaded once. ``on_start`` gets the number of items, ``on_outcome`` each outcome.
+
+    Raises:
+        ConfigError: the inputs, the settings or the state of the output folder do not fit.
+        WeightsError: the task's weights are missing or wrong.
+    """
+    registry.find(registry.Group.TASKS, plan.task)
+    found = discover(plan.inputs, exclude=plan.out)
+    if not found.items:
+        raise ReadError(plan.inputs[0], _nothing(found), "give ultrasound files; 'usvol info PATH' shows why")
+    task = registry.build_task(
+        plan.task, device=plan.device, overrides=plan.settings, config_file=plan.config_file
+    )
+    identity = _identity(plan, task)
+    _prepare_folder(plan, identity, found)
+    # The logs of the items take more than the console shows.
+    if not items.log.isEnabledFor(logging.INFO):
+        items.log.setLevel(logging.INFO)
+    begun, clock = datetime.now(UTC), time.perf_counter()
+    on_start(len(found.items))
+    tally = _Tally()
+    with open_ledger(plan.out) as ledger:
+        crashes = ledger.running() if plan.existing is Existing.RESUME else {}
+        ledger.plan(found.items, found.ignored)
+        try:
+            with closing(_outcomes(plan, task, found.items, ledger=ledger, crashes=crashes)) as outcomes:
+                for outcome in outcomes:
+                    ledger.record(outcome)
+                    tally.add(outcome)
+                    on_outcome(outcome)
+                    if plan.fail_fast and outcome.status is Status.FAILED:
+                        tally.state = "stopped"
+                        break
+        except KeyboardInterrupt:
+            tally.state = "interrupted"
+        _collect(plan, found.items, ledger=ledger, tally=tally)
+        ledger.release()
+        seconds = time.perf_counter() - clock
+        summary = _summary(plan, ledger, tally, seconds)
+        facts = _run_facts(plan, identity, begun, summary) | {"model": jsonable(task.provenance)}
+        writing.write_json(plan.out / RUN_FILE, facts)
+        finish(plan.out, ledger, facts=facts)
+    return summary
+
+
+def finish(out: Path, ledger: Ledger, *, facts: Mapping[str, Any]) -> None:
+    """Write tables and report from the ledger."""
+    from usvol.report.page import write_report
+
+    write_tables(ledger.outcomes(), out)
+    write_report(out, list(ledger.outcomes()), facts=facts, ignored=ledger.ignored())
+
+
+def rebuild(out: Path) -> Path:
+    """Write tables and report of an output folder again; return the report's path.
+
+    Raises:
+        ConfigError: the folder is not the output of a run.
+    """
+    facts = read_run(out)
+    if facts is None or not (out / LEDGER_FILE).is_file():
+        raise ConfigError(f"{out} is not the output of 'usvol run': it has no {RUN_FILE} and {LEDGER_FILE}.")
+    with open_ledger(out) as ledger:
+        finish(out, ledger, facts=facts)
+    return out / "report.html"
+
+
+def read_run(out: Path) -> dict[str, Any] | None:
+    """Return the content of ``run.json``, or None if there is none of ours."""
+    try:
+        facts = json.loads((out / RUN_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return facts if isinstance(facts, dict) and facts.get("schema") == SCHEMA else None
+
+
+@dataclass(slots=True)
+class _Tally:
+    computed: int = 0
+    resumed: int = 0
+    state: str = "finished"
+
+    def add(self, outcome: Outcome) -> None:
+        if outcome.status is Status.DONE:
+            self.resumed += outcome.resumed
+            self.computed += not outcome.resumed
+
+
+def _outcomes(
+    plan: Plan, task: Task, todo: tuple[Item, ...], *, ledger: Ledger, crashes: Mapping[str, int]
+) -> Generator[Outcome]:
+    """Yield complete results first, then compute the rest."""
+    rest: list[Item] = []
+    for item in todo:
+        complete = items.resume(item, out=plan.out) if plan.existing is Existing.RESUME else None
+        if complete is not None:
+            yield complete
+        elif crashes.get(item.id, 0) >= _MAX_CRASHES:
+            cause = f"the process died {crashes[item.id]} times while working on it"
+            error = ReadError(item.path, cause, "run it alone to see the cause, or take it out of the input")
+            yield items.failed(item, error, out=plan.out)
+        else:
+            rest.append(item)
+    with closing(
+        execute(
+            task,
+            rest,
+            out=plan.out,
+            stated=plan.stated,
+            workers=plan.workers,
+            started=lambda item: ledger.start(item.id),
+        )
+    ) as computed:
+        yield from computed
+
+
+def _collect(plan: Plan, todo: tuple[Item, ...], *, ledger: Ledger, tally: _Tally) -> None:
+    """Enter items that were finished while the run was being stopped."""
+    begun = ledger.running()
+    for item in todo if begun else ():
+        complete = items.resume(item, out=plan.out) if item.id in begun else None
+        if complete is not None:
+            ledger.record(complete)
+            tally.computed += 1
+
+
+def _prepare_folder(plan: Plan, identity: Mapping[str, Any], found: Found) -> None:
+    out = plan.out
+    inner = [out / "items", out / "quarantine"]
+    for item in found.items:
+        if any(item.path.resolve().is_relative_to(folder.resolve()) for folder in inner):
+            raise ConfigError(f"Input {item.path} lies in the output folder {out}. Give another -o.")
+    facts = read_run(out)
+    taken = [name for name in _OURS if (out / name).exists()]
+    if taken and facts is None:
+        raise ConfigError(f"{out} holds {', '.join(taken)}, not written by 'usvol run'. Give another -o.")
+    if facts is not None and plan.existing is Existing.REFUSE:
+        raise ConfigError(f"{out} holds results already. Add --resume or --overwrite, or give another -o.")
+    if facts is not None and plan.existing is Existing.RESUME and facts["identity"] != jsonable(identity):
+        changed = [key for key, value in jsonable(identity).items() if facts["identity"].get(key) != value]
+        raise ConfigError(
+            f"{out} was made with another {', '.join(changed)}: results would mix. "
+            "Give the same settings, --overwrite, or another -o."
+        )
+    if plan.existing is Existing.OVERWRITE:
+        _clear(out)
+    out.mkdir(parents=True, exist_ok=True)
+    facts = {"schema": SCHEMA, "state": "running", "task": plan.task, "identity": identity}
+    writing.write_json(out / RUN_FILE, facts)
+
+
+def _clear(out: Path) -> None:
+    # run.json goes last: until then the folder is known as ours.
+    for name in sorted(_OURS, key=lambda n: n == RUN_FILE):
+        path = out / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _identity(plan: Plan, task: Task) -> dict[str, Any]:
+    """Say what makes two runs give the same answers."""
+    facts = {key: value for key, value in task.provenance.items() if key not in {"device", "task"}}
+    digest = hashlib.sha256(json.dumps(jsonable(facts), sort_keys=True).encode()).hexdigest()[:16]
+    return {
+        "task": plan.task,
+        "config": task.provenance.get("config"),
+        "model": digest,
+        "spacing": plan.stated.spacing_mm,
+        "fps": plan.stated.fps,
+    }
+
+
+def _run_facts(plan: Plan, identity: Mapping[str, Any], begun: datetime, summary: Summary) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "state": summary.state,
+        "task": plan.task,
+        "identity": identity,
+        "inputs": plan.inputs,
+        "device": plan.device,
+        "workers": plan.workers,
+        "begun": begun.isoformat(timespec="seconds"),
+        "summary": summary.to_json(),
+        "versions": dict(pipeline.versions()),
+        "notice": "Not a medical device.",
+    }
+
+
+def _summary(plan: Plan, ledger: Ledger, tally: _Tally, seconds: float) -> Summary:
+    return Summary(
+        task=plan.task,
+        state=tally.state,
+        counts=ledger.counts(),
+        ignored=len(ledger.ignored()),
+        computed=tally.computed,
+        resumed=tally.resumed,
+        seconds=seconds,
+        report=plan.out / "report.html",
+    )
+
+
+def _nothing(found: Found) -> str:
+    if not found.ignored:
+        return "it holds no file"
+    return f"none of its {len(found.ignored)} files is an ultrasound image, volume or video"

@@ -1,0 +1,117 @@
+"""Numbers with units from findings. Nothing here guesses a scale or a frame rate.
+
+A length, area, angle or volume on a grid without spacing raises ``UncalibratedError``: the pixels of an
+uncalibrated image need not even be square. A duration without frame times raises ``UnknownTimeError``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from usvol.errors import KindError, UnknownTimeError
+from usvol.result import Curve, Labels
+from usvol.scan import Grid, Vec3
+
+NO_SCALE = "its file carries no scale"
+
+
+def volume_ml(labels: Labels, label: int, *, frame: int = 0, reason: str = NO_SCALE) -> float:
+    """Return the volume in mL of ``label`` in one frame: voxels times the volume of a voxel.
+
+    Args:
+        labels: label map ``t z y x`` on a volume grid.
+        label: value to count; one that is absent has 0 mL.
+        frame: position along t.
+        reason: why the scan is uncalibrated (``scan.calibration.reason``), for the message.
+
+    Raises:
+        UncalibratedError: the grid carries no scale.
+        KindError: the grid is one slice thick, so it bounds no volume.
+    """
+    spacing_mm = labels.grid.require_spacing_mm("a volume", reason)
+    if labels.grid.is_planar:
+        raise KindError("A volume in mL needs a 3D scan, and this one is a single slice. Measure its area.")
+    return _count(labels, label, frame) * math.prod(spacing_mm) / 1000.0
+
+
+def area_mm2(labels: Labels, label: int, *, frame: int = 0, reason: str = NO_SCALE) -> float:
+    """Return the area in mm² of ``label`` in one frame of a planar scan; arguments as ``volume_ml``.
+
+    Raises:
+        UncalibratedError: the grid carries no scale.
+        KindError: the grid is a volume, whose labels have no single area.
+    """
+    _, y_mm, x_mm = labels.grid.require_spacing_mm("an area", reason)
+    if not labels.grid.is_planar:
+        raise KindError("An area in mm² needs a planar scan, and this one is a volume. Measure its volume.")
+    return _count(labels, label, frame) * y_mm * x_mm
+
+
+def length_mm(points: Sequence[Vec3], grid: Grid, *, reason: str = NO_SCALE) -> float:
+    """Return the length in mm of the line through ``points``, world coordinates (z, y, x) of ``grid``.
+
+    Raises:
+        UncalibratedError: the grid carries no scale, so its world unit is no millimetre.
+        ValueError: fewer than two points.
+    """
+    grid.require_spacing_mm("a length", reason)
+    if len(points) < 2:
+        raise ValueError(f"a length needs two points or more, got {len(points)}")
+    return sum(math.dist(start, end) for start, end in pairwise(points))
+
+
+def angle_deg(first: Vec3, second: Vec3, *, grid: Grid, reason: str = NO_SCALE) -> float:
+    """Return the angle in degrees, 0-180, between two world directions (z, y, x) of ``grid``.
+
+    Raises:
+        UncalibratedError: the grid carries no scale, so its pixels need not be square.
+        ValueError: a direction has no length.
+    """
+    grid.require_spacing_mm("an angle", reason)
+    a, b = np.asarray(first, float), np.asarray(second, float)
+    if not np.linalg.norm(a) or not np.linalg.norm(b):
+        raise ValueError("a direction of length 0 makes no angle")
+    # atan2 keeps its precision near 0° and 180°, where acos of the dot product loses half its digits.
+    return math.degrees(math.atan2(float(np.linalg.norm(np.cross(a, b))), float(a @ b)))
+
+
+def ejection_fraction_percent(edv_ml: float, esv_ml: float) -> float:
+    """Return the ejection fraction in % from end-diastolic and end-systolic volume in mL.
+
+    100 (EDV - ESV) / EDV (Lang et al., ASE/EACVI 2015, §1.2). Any unit will do that both share.
+
+    Raises:
+        ValueError: a negative or missing volume, or an end-systole larger than the end-diastole.
+    """
+    if not (math.isfinite(edv_ml) and math.isfinite(esv_ml)) or edv_ml <= 0 or esv_ml < 0:
+        raise ValueError(f"volumes must be finite, EDV above 0: got EDV {edv_ml}, ESV {esv_ml}")
+    if esv_ml > edv_ml:
+        raise ValueError(f"ESV {esv_ml} exceeds EDV {edv_ml}: the frames are swapped or the masks wrong")
+    return 100.0 * (edv_ml - esv_ml) / edv_ml
+
+
+def heart_rate_bpm(curve: Curve, *, event: str = "ED") -> float:
+    """Return beats per minute: 60 over the median time between successive ``event`` of ``curve``.
+
+    Raises:
+        UnknownTimeError: the cine has no frame times.
+        ValueError: fewer than two such events.
+    """
+    chosen = [e for e in curve.events if e.name == event]
+    times_s = [e.time_s for e in chosen if e.time_s is not None]
+    if len(times_s) < len(chosen) or curve.times_s is None:
+        raise UnknownTimeError("a heart rate")
+    if len(times_s) < 2:
+        raise ValueError(f"a heart rate needs two {event} events or more, got {len(times_s)}")
+    return 60.0 / float(np.median(np.diff(sorted(times_s))))
+
+
+def _count(labels: Labels, label: int, frame: int) -> int:
+    frames = labels.data.shape[0]
+    if not 0 <= frame < frames:
+        raise ValueError(f"frame {frame} of {frames}")
+    return int((labels.data[frame] == label).sum())

@@ -1,0 +1,161 @@
+"""Chain the stages of one task over one scan: the only place that does."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from usvol import canonical, resampling
+from usvol.errors import KindError, UncalibratedError, UnknownTimeError
+from usvol.result import Finding, Flag, Measurement, Result, Severity
+from usvol.scan import Kind, Scan
+from usvol.task import Task
+from usvol.weights import sha256_of
+
+_PLURAL = {
+    Kind.IMAGE: "still images",
+    Kind.CINE: "cines",
+    Kind.VOLUME: "volumes",
+    Kind.VOLUME_SEQUENCE: "volume sequences (3D+t)",
+}
+_MOVING = frozenset({Kind.CINE, Kind.VOLUME_SEQUENCE})
+
+
+def run(
+    task: Task,
+    scan: Scan,
+    *,
+    name: str | None = None,
+    turn: AbstractContextManager[Any] | None = None,
+) -> Result:
+    """Run ``task`` on ``scan`` and return its findings on the grid the scan was loaded with.
+
+    ``scan`` is left untouched. ``name`` is the task's name in the result; by default the name it
+    was built under. A measurement that lacks calibration or frame times becomes the flag
+    ``not_measured``; the findings stay. The network runs inside ``turn``, such as a lock that
+    threads share.
+
+    Raises:
+        KindError: the task does not take this kind of scan.
+
+    Example:
+        >>> result = run(task, usvol.load("clip.mp4", selection=task.selection))  # doctest: +SKIP
+    """
+    title = name or task.provenance.get("task") or type(task).__module__.rpartition(".")[2]
+    require_kind(task, scan.kind, title=title, path=scan.source.path)
+    clock = _Clock()
+    with torch.no_grad():
+        with clock.stage("canonicalise"):
+            canonicalised = canonical.canonicalise(scan)
+        with clock.stage("preprocess"):
+            prepared = task.preprocess(canonicalised)
+        with turn or nullcontext(), clock.stage("infer"):
+            raw = task.infer(prepared)
+        with clock.stage("postprocess"):
+            found = task.postprocess(raw, prepared)
+        with clock.stage("restore"):
+            findings = tuple(resampling.restore(finding, scan.grid) for finding in found)
+        with clock.stage("measure"):
+            measurements, unmeasured = _measure(task, findings, scan)
+        flags = (*_scan_flags(scan), *unmeasured, *task.flags(raw, prepared))
+    return Result(
+        task=title,
+        grid=scan.grid,
+        source=scan.source,
+        findings=findings,
+        measurements=measurements,
+        flags=flags,
+        provenance=_provenance(task, scan, prepared, clock),
+    )
+
+
+def require_kind(task: Task, kind: Kind, *, title: str, path: Path | None = None) -> None:
+    """Raise ``KindError`` unless ``task`` accepts ``kind``."""
+    if kind in task.accepts:
+        return
+    takes = " and ".join(_PLURAL[k] for k in Kind if k in task.accepts)
+    if kind is Kind.IMAGE and Kind.CINE in task.accepts:
+        remedy = "Give it the clip that the still was taken from"
+    else:
+        remedy = "Pick another task ('usvol tasks' lists what each takes)"
+    raise KindError(
+        f"{path.name if path else 'This scan'}: task {title!r} takes {takes}, not {_PLURAL[kind]}. {remedy}."
+    )
+
+
+@dataclass(slots=True)
+class _Clock:
+    """Wall-clock seconds by stage."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    now: Callable[[], float] = time.perf_counter
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = self.now()
+        yield
+        self.seconds[name] = round(self.now() - start, 4)
+
+
+def _measure(
+    task: Task, findings: tuple[Finding, ...], scan: Scan
+) -> tuple[tuple[Measurement, ...], tuple[Flag, ...]]:
+    try:
+        return task.measure(findings, scan), ()
+    except (UncalibratedError, UnknownTimeError) as error:
+        return (), (Flag("not_measured", str(error), Severity.SEVERE),)
+
+
+def _scan_flags(scan: Scan) -> Iterator[Flag]:
+    if not scan.grid.is_calibrated:
+        yield Flag("uncalibrated", f"No scale: {scan.calibration.reason}.", Severity.INFO)
+    if scan.kind in _MOVING and scan.times_s is None:
+        yield Flag("unknown_frame_times", "The file does not say when its frames were taken.", Severity.INFO)
+    for warning in scan.source.warnings:
+        yield Flag("source", warning, Severity.WARNING)
+
+
+def _provenance(task: Task, scan: Scan, prepared: Scan, clock: _Clock) -> MappingProxyType[str, Any]:
+    facts: dict[str, Any] = {
+        **task.provenance,
+        "versions": dict(versions()),
+        "input_sha256": input_sha256(scan.source.path),
+        "history": list(prepared.history),
+        "stage_seconds": clock.seconds,
+    }
+    return MappingProxyType(facts)
+
+
+@lru_cache(maxsize=1)
+def versions() -> MappingProxyType[str, str]:
+    """Return the versions that results depend on."""
+    found = {"python": platform.python_version(), "torch": str(torch.__version__)}
+    for package in ("usvol", "monai", "numpy"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return MappingProxyType(found)
+
+
+def input_sha256(path: Path | None) -> str | None:
+    """Return the sha256 of a file, or of the names and contents of a folder; None without a path."""
+    if path is None or not path.exists():
+        return None
+    if path.is_file():
+        return sha256_of(path)
+    digest = hashlib.sha256()
+    for part in sorted(p for p in path.rglob("*") if p.is_file()):
+        digest.update(f"{part.relative_to(path).as_posix()}\0{sha256_of(part)}\n".encode())
+    return digest.hexdigest()

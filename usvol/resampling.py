@@ -1,0 +1,293 @@
+"""The only code that interpolates: onto other grids, other sizes, and between beam and image space.
+
+Every sample stands for the cell around it, so a grid covers indices -0.5 … n-0.5: inside that extent the
+outermost samples are repeated, outside it the answer is 0. Integer samples come back rounded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from usvol.errors import UncalibratedError
+from usvol.result import Finding, Heatmap, Labels
+from usvol.scan import Fan, Grid, Scan, Sector, Shape3
+
+_CHUNK_SAMPLES = 1 << 22  # output samples per interpolation call: about 100 MB of temporaries
+_EDGE = 0.5 + 1e-3  # half a cell, and the rounding of float32 coordinates
+
+
+def resample(scan: Scan, grid: Grid, *, mode: str = "linear") -> Scan:
+    """Sample a scan on another grid through world coordinates; 0 outside the scan.
+
+    No filter is applied before thinning: use ``resize`` first where ``grid`` is much coarser.
+
+    Args:
+        scan: any kind; its dtype is kept (integers are rounded).
+        grid: where to sample; calibrated if and only if the scan is.
+        mode: ``"linear"`` or ``"nearest"``.
+
+    Raises:
+        UncalibratedError: one grid has a scale and the other has none.
+
+    Example:
+        >>> from usvol.scan import Grid, Scan
+        >>> scan = Scan(torch.arange(4.0).reshape(1, 1, 1, 1, 4), Grid((1, 1, 4)))
+        >>> resample(scan, scan.grid.resized((1, 1, 2))).data.flatten().round(decimals=3).tolist()
+        [0.5, 2.5]
+    """
+    if grid == scan.grid:
+        return scan
+    moved = scan.with_data(
+        sample_on(scan.data, scan.grid, target=grid, mode=mode),
+        grid=grid,
+        step=f"resampled ({mode}) to {grid.shape}",
+    )
+    return dataclasses.replace(moved, sector=_resampled_sector(scan, grid))
+
+
+def resize(scan: Scan, shape: Shape3) -> Scan:
+    """Change the number of samples (z, y, x) over the same extent; shrinking averages, so nothing aliases.
+
+    The filter is the triangle of twice the shrink factor (that of Pillow's and torch's ``antialias``).
+
+    Example:
+        >>> from usvol.scan import Grid, Scan
+        >>> scan = Scan(torch.zeros(3, 1, 1, 64, 48, dtype=torch.uint8), Grid((1, 64, 48), (1.0, 1.0, 1.0)))
+        >>> resize(scan, (1, 32, 24)).grid.spacing_mm
+        (1.0, 2.0, 2.0)
+    """
+    shape = (int(shape[0]), int(shape[1]), int(shape[2]))
+    if shape == tuple(scan.grid.shape):
+        return scan
+    grid = scan.grid.resized(shape)
+    resized = scan.with_data(_resized(scan.data, shape), grid=grid, step=f"resized to {shape}")
+    return dataclasses.replace(resized, sector=_resampled_sector(scan, grid))
+
+
+def restore(finding: Finding, grid: Grid) -> Finding:
+    """Put a finding back on ``grid``, normally the grid of the file as read.
+
+    ``Labels`` are resampled by nearest neighbour and ``Heatmap`` linearly; everything else is in world
+    coordinates, which every grid derived from one file shares (in mm, or in file samples), and is unchanged.
+    """
+    if not isinstance(finding, Labels | Heatmap) or finding.grid == grid:
+        return finding
+    mode = "nearest" if isinstance(finding, Labels) else "linear"
+    data = sample_on(finding.data[:, None], finding.grid, target=grid, mode=mode)[:, 0]
+    return dataclasses.replace(finding, data=data, grid=grid)
+
+
+def to_beam_space(scan: Scan, *, depth_samples: int, lines: int) -> Tensor:
+    """Straighten a planar scan: ``t c depth line`` along the scan lines of its fan, dtype kept.
+
+    Sample i of a line lies at the centre of the i-th of ``depth_samples`` equal steps from ``radius_min`` to
+    ``radius_max``; lines likewise in angle. Thinning averages. Without a fan (linear or unknown sector,
+    cropped to it by ``canonicalise``) the lines are columns, so this is a plain resize.
+    """
+    if not scan.grid.is_planar:
+        raise ValueError(f"beam space of a planar scan only, this one is {scan.grid.shape}")
+    fan = scan.sector.fan if scan.sector is not None else None
+    if fan is None:
+        return _resized(scan.data, (1, depth_samples, lines))[:, :, 0]
+    finer_depth, finer_line = _oversampling(fan, scan.grid, depth_samples, lines)
+    size = (depth_samples * finer_depth, lines * finer_line)
+    index = _world_to_index(scan.grid, _beam_points(fan, scan.grid, size))
+    sampled = _interpolate(scan.data, index[None].float(), mode="linear", pool=(finer_depth, finer_line))
+    return sampled[:, :, 0]
+
+
+def scan_convert(samples: Tensor, grid: Grid, *, fan: Fan | None) -> Tensor:
+    """Draw beam samples ``t c depth line`` on a planar grid: ``t c 1 y x``, 0 outside.
+
+    The inverse of ``to_beam_space``: ``fan`` is in the world units of ``grid``; without one the samples span
+    the grid.
+    """
+    depth, lines = samples.shape[-2:]
+    if fan is None:
+        return _resized(samples[:, :, None], grid.shape)
+    y, x = _plane_coordinates(grid)
+    dy, dx = y - fan.apex[0], x - fan.apex[1]
+    span_deg = fan.angle_max_deg - fan.angle_min_deg
+    radius = (torch.hypot(dy, dx) - fan.radius_min) / (fan.radius_max - fan.radius_min) * depth - 0.5
+    angle = (torch.rad2deg(torch.atan2(dx, dy)) - fan.angle_min_deg) / span_deg * lines - 0.5
+    index = torch.stack([torch.zeros_like(radius), radius, angle], -1)
+    return _interpolate(samples[:, :, None], index[None].float(), mode="linear")
+
+
+def from_beam_space(
+    samples: Tensor,
+    *,
+    radius_mm: tuple[float, float],
+    azimuth_rad: tuple[float, float],
+    elevation_rad: tuple[float, float],
+    grid: Grid,
+) -> Tensor:
+    """Scan-convert a 3D beam-space volume ``r az el`` to ``z y x`` on ``grid`` (mm), 0 outside.
+
+    World axes of ``Frame.PROBE``: x lateral (azimuth), y depth, z out of plane (elevation), apex at 0. A
+    point has radius |p|, azimuth atan2(x, y), elevation atan2(z, y): the angles of ITK's
+    ``PhasedArray3DSpecialCoordinatesImage``, whose own z is the depth. Each pair is (first sample, step).
+
+    Raises:
+        UncalibratedError: ``grid`` has no scale.
+    """
+    grid.require_spacing_mm("scan conversion from beam space")
+    parts = []
+    for start, count in _slabs(grid.shape):
+        world = _world_points(grid.crop((start, 0, 0), (count, *grid.shape[1:])))
+        z, y, x = world.unbind(-1)
+        polar = (torch.linalg.vector_norm(world, dim=-1), torch.atan2(x, y), torch.atan2(z, y))
+        places = (radius_mm, azimuth_rad, elevation_rad)
+        index = torch.stack([(p - first) / step for p, (first, step) in zip(polar, places, strict=True)], -1)
+        parts.append(_interpolate(samples[None, None], index.float(), mode="linear", edge=1e-3)[0, 0])
+    return torch.cat(parts)
+
+
+def sample_on(data: Tensor, source: Grid, *, target: Grid, mode: str = "linear") -> Tensor:
+    """Sample ``t c z y x`` data on grid ``source`` at the samples of grid ``target``; dtype kept."""
+    _check_units(source, target)
+    parts = []
+    for start, count in _slabs(target.shape):
+        world = _world_points(target.crop((start, 0, 0), (count, *target.shape[1:])))
+        parts.append(_interpolate(data, _world_to_index(source, world).float(), mode=mode))
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+
+def _interpolate(
+    data: Tensor, index: Tensor, *, mode: str, edge: float = _EDGE, pool: tuple[int, int] = (1, 1)
+) -> Tensor:
+    """Sample ``t c z y x`` data at indices (z, y, x) of shape (Z, Y, X, 3): ``t c Z Y X``, dtype kept.
+
+    ``pool`` averages blocks of (Y, X) answers. Frames share the coordinates, so they travel as channels.
+    """
+    if mode not in ("linear", "nearest"):
+        raise ValueError(f"mode is 'linear' or 'nearest', got {mode!r}")
+    sizes = torch.tensor(data.shape[2:], dtype=torch.float32)
+    inside = ((index >= -edge) & (index <= sizes - 1 + edge)).all(-1)
+    nearest = mode == "nearest"
+    # Rounding here, not in grid_sample, keeps ties (0.5) going the same way along every axis.
+    index = torch.floor(index + 0.5) if nearest else index
+    place = (2 * index / (sizes - 1).clamp(min=1) - 1).flip(-1)
+    place = torch.where(sizes.flip(-1) > 1, place, torch.zeros(()))[None].to(data.device)
+    inside = inside.to(data.device)
+    chunk = max(1, _CHUNK_SAMPLES // max(1, inside.numel() * data.shape[1]))
+    parts = []
+    for frames in data.split(chunk):
+        sampled = _grid_sample(frames, place, "nearest" if nearest else "bilinear") * inside
+        if pool != (1, 1):
+            sampled = F.avg_pool3d(sampled, (1, *pool))
+        parts.append(_as_dtype(sampled, data.dtype))
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _grid_sample(frames: Tensor, place: Tensor, mode: str) -> Tensor:
+    """Call ``grid_sample`` (order x, y, z) on ``t c z y x`` frames, in 2D where one slice is sampled."""
+    t, c, depth = frames.shape[:3]
+    values = frames if frames.is_floating_point() else frames.float()
+    values = values.flatten(0, 1)[None]
+    options = {"mode": mode, "padding_mode": "border", "align_corners": True}
+    place = place.to(values.dtype)
+    if depth == 1 and place.shape[1] == 1:
+        flat = F.grid_sample(values[:, :, 0], place[:, 0, :, :, :2], **options)
+        return flat.reshape(t, c, 1, *flat.shape[2:])
+    solid = F.grid_sample(values, place, **options)
+    return solid.reshape(t, c, *solid.shape[2:])
+
+
+def _resized(data: Tensor, shape: Shape3) -> Tensor:
+    """Resize ``t c z y x`` data with a triangle filter along each axis, dtype kept."""
+    c, depth, height, width = data.shape[1:]
+    # torch filters uint8 natively on a CPU, several times faster than in float.
+    native = data.dtype == torch.uint8 and data.device.type == "cpu" and shape[0] == depth
+    parts = []
+    for frames in data.split(max(1, _CHUNK_SAMPLES // max(1, c * depth * height * width))):
+        values = frames if native or frames.is_floating_point() else frames.float()
+        if (height, width) != tuple(shape[1:]):
+            values = _filtered(values.flatten(0, 2)[:, None], shape[1:])
+        values = values.reshape(len(frames) * c, 1, depth, shape[1] * shape[2])
+        if depth != shape[0]:
+            values = _filtered(values, (shape[0], values.shape[-1]))
+        parts.append(_as_dtype(values.reshape(len(frames), c, *shape), data.dtype))
+    return torch.cat(parts)
+
+
+def _filtered(values: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(values, size=size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def _as_dtype(values: Tensor, dtype: torch.dtype) -> Tensor:
+    if dtype == torch.bool:
+        return values >= 0.5
+    if values.dtype == dtype or dtype.is_floating_point:
+        return values.to(dtype)
+    return values.round().clamp(torch.iinfo(dtype).min, torch.iinfo(dtype).max).to(dtype)
+
+
+def _resampled_sector(scan: Scan, grid: Grid) -> Sector | None:
+    if scan.sector is None:
+        return None
+    mask = scan.sector.mask.reshape(1, 1, *scan.grid.shape)
+    moved = sample_on(mask.to(torch.uint8), scan.grid, target=grid, mode="nearest")[0, 0].bool()
+    return dataclasses.replace(scan.sector, mask=moved[0] if grid.is_planar else moved)
+
+
+def _check_units(source: Grid, target: Grid) -> None:
+    if source.is_calibrated != target.is_calibrated:
+        raise UncalibratedError("Resampling between these two grids", "only one of them has a scale")
+    if source.frame != target.frame:
+        raise ValueError(f"the grids lie in different frames, {source.frame} and {target.frame}")
+
+
+def _slabs(shape: Shape3) -> Iterator[tuple[int, int]]:
+    """Cut z into (start, count) slabs of bounded size."""
+    step = max(1, _CHUNK_SAMPLES // (shape[1] * shape[2]))
+    for start in range(0, shape[0], step):
+        yield start, min(step, shape[0] - start)
+
+
+def _world_points(grid: Grid) -> Tensor:
+    """World coordinates of every sample: float64 (Z, Y, X, 3)."""
+    axes = [torch.arange(n, dtype=torch.float64) for n in grid.shape]
+    return _affine(torch.stack(torch.meshgrid(*axes, indexing="ij"), -1), grid.affine)
+
+
+def _plane_coordinates(grid: Grid) -> tuple[Tensor, Tensor]:
+    """World y and x of the samples of a planar grid, each (Y, X)."""
+    if not grid.is_planar:
+        raise ValueError(f"a fan lies in a planar grid, this one is {grid.shape}")
+    world = _world_points(grid)[0]
+    return world[..., 1], world[..., 2]
+
+
+def _world_to_index(grid: Grid, world: Tensor) -> Tensor:
+    return _affine(world, np.linalg.inv(grid.affine))
+
+
+def _affine(points: Tensor, matrix: np.ndarray) -> Tensor:
+    linear = torch.from_numpy(np.ascontiguousarray(matrix[:3, :3].T))
+    return points @ linear + torch.from_numpy(matrix[:3, 3].copy())
+
+
+def _beam_points(fan: Fan, grid: Grid, size: tuple[int, int]) -> Tensor:
+    """World (z, y, x) of the beam samples: float64 (depth, line, 3)."""
+    depth, lines = ((torch.arange(n, dtype=torch.float64) + 0.5) / n for n in size)
+    radius = fan.radius_min + depth * (fan.radius_max - fan.radius_min)
+    angle = torch.deg2rad(fan.angle_min_deg + lines * (fan.angle_max_deg - fan.angle_min_deg))
+    y = fan.apex[0] + radius[:, None] * torch.cos(angle)
+    x = fan.apex[1] + radius[:, None] * torch.sin(angle)
+    return torch.stack([torch.full_like(y, grid.origin[0]), y, x], -1)
+
+
+def _oversampling(fan: Fan, grid: Grid, depth_samples: int, lines: int) -> tuple[int, int]:
+    """How many samples to average per answer so that neighbours lie at most about one pixel apart."""
+    depth_step = (fan.radius_max - fan.radius_min) / depth_samples / grid.step[1]
+    arc = math.radians(fan.angle_max_deg - fan.angle_min_deg) * (fan.radius_min + fan.radius_max) / 2
+    line_step = arc / lines / grid.step[2]
+    return max(1, min(8, round(depth_step))), max(1, min(8, round(line_step)))

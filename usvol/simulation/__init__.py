@@ -1,0 +1,1 @@
+"""Acoustics: scatterers to beam space to images."""

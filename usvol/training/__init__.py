@@ -1,0 +1,1 @@
+"""Train a task: cases, splits by patient, the Lightning loop."""

@@ -1,0 +1,84 @@
+"""A case of a data set, and splits that never part a patient."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from usvol.errors import DatasetError, LeakageError
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One labelled scan.
+
+    Attributes:
+        id: unique within the data set.
+        patient: identity within the data set; never leaves the process unhashed.
+        path: scan file or folder.
+        reference: what the experts said, by name; the task knows the names.
+        dataset: name of the data set, part of the patient key.
+    """
+
+    id: str
+    patient: str
+    path: Path
+    reference: Mapping[str, Any] = field(default_factory=dict)
+    dataset: str = ""
+
+    @property
+    def patient_key(self) -> str:
+        """16 hex digits that stand for the patient in weights and reports."""
+        return hashlib.sha256(f"usvol:{self.dataset}:{self.patient}".encode()).hexdigest()[:16]
+
+
+def patient_folds(
+    cases: Sequence[Case], *, folds: int, strata: Sequence[float], seed: int = 0, fill: bool = True
+) -> list[int]:
+    """Assign every case a fold 0 … folds-1 so that no patient is in two.
+
+    Patients are sorted by the mean of ``strata`` (say, severity) and dealt out in blocks, so that the
+    folds resemble each other. The same cases and seed always give the same folds. With ``fill`` no fold may
+    stay empty.
+
+    Raises:
+        DatasetError: fewer patients than folds.
+
+    Example:
+        >>> cases = [Case(str(i), f"p{i // 2}", Path("x")) for i in range(8)]
+        >>> patient_folds(cases, folds=2, strata=[0, 0, 1, 1, 2, 2, 3, 3])
+        [1, 1, 0, 0, 0, 0, 1, 1]
+    """
+    by_patient: dict[str, list[float]] = {}
+    for case, value in zip(cases, strata, strict=True):
+        by_patient.setdefault(case.patient_key, []).append(float(value))
+    if fill and len(by_patient) < folds:
+        raise DatasetError(f"{len(by_patient)} patients cannot fill {folds} folds; use fewer folds.")
+    rng = np.random.default_rng(seed)
+    order = sorted(by_patient, key=lambda key: (float(np.mean(by_patient[key])), key))
+    fold_of: dict[str, int] = {}
+    for start in range(0, len(order), folds):
+        block = order[start : start + folds]
+        for key, fold in zip(block, rng.permutation(folds), strict=False):
+            fold_of[key] = int(fold)
+    return [fold_of[case.patient_key] for case in cases]
+
+
+def require_disjoint(train: Sequence[Case] | Sequence[str], test: Sequence[Case]) -> None:
+    """Raise ``LeakageError`` when a patient stands on both sides.
+
+    ``train`` may be cases or patient keys, such as those a weights file names.
+    """
+    keys = {item if isinstance(item, str) else item.patient_key for item in train}
+    shared = {case.patient_key for case in test} & keys
+    if shared:
+        raise LeakageError(
+            f"{len(shared)} of the test patients were used for training these weights, so the result would "
+            "be worthless. Evaluate with --folds (each patient is then scored by a network that never saw "
+            "them), or on other patients."
+        )

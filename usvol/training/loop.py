@@ -1,0 +1,247 @@
+"""Train the members of a task's ensemble, each blind to one fold of patients; resumable.
+
+Files below OUT: ``cache/`` (prepared cases), ``base/`` or ``member_K/`` (checkpoints, CSV and TensorBoard
+logs, finished weights), ``NAME.safetensors`` and ``NAME.md`` (the ensemble and its card).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors.torch import load_file, save_file
+
+from usvol import registry, weights
+from usvol.errors import ConfigError, DatasetError, MissingExtraError
+from usvol.training.cases import Case, patient_folds
+from usvol.training.members import join_members
+from usvol.training.recipe import FitSettings, Recipe, Sample
+from usvol.training.samples import prepare_cases, prepare_phantoms
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Fitting:
+    """Where and how a training runs: output folder, whether to go on from what lies there, device."""
+
+    out: Path
+    resume: bool = False
+    device: str = "auto"
+
+
+def train(
+    task: str,
+    fitting: Fitting,
+    *,
+    config: Path | None = None,
+    data: Path | None = None,
+    settings: dict[str, Any] | None = None,
+) -> Path:
+    """Train ``task`` by a YAML recipe and return the path of the weights file.
+
+    The YAML holds the task's training settings and ``data``: data set name to folder. The argument ``data``
+    sets that of the task's first data set, the setting ``data.NAME`` that of any.
+
+    Raises:
+        ConfigError: unknown settings, or a data set without a folder.
+        DatasetError: a data set is not what its adapter expects.
+
+    Example:
+        >>> train("covid_severity", Fitting(Path("runs/covid")), data=Path("blues"),
+        ...       config=Path("configs/train/covid_severity.yaml"))  # doctest: +SKIP
+    """
+    recipe = recipe_of(task)
+    chosen, folders = _read(recipe, config=config, overrides=settings or {})
+    if data is not None:
+        folders[recipe.datasets[0]] = data
+    cases = gather(recipe, folders)
+    own = [case for case in cases if case.dataset == recipe.datasets[0]]
+    strata = [recipe.stratum(case) for case in own]
+    fold_of = dict(
+        zip((c.id for c in own), patient_folds(own, folds=chosen.folds, strata=strata), strict=True)
+    )
+    samples = prepare_cases(recipe, cases, cache=fitting.out / "cache")
+    labelled = [s for s in samples if s["dataset"] == recipe.datasets[0]]
+    others = [s for s in samples if s["dataset"] != recipe.datasets[0]]
+    others += prepare_phantoms(recipe, count=chosen.phantoms, cache=fitting.out / "cache")
+    folds = [[s for s in labelled if fold_of[s["id"]] == k] for k in range(chosen.folds)]
+    rest = [[s for s in labelled if fold_of[s["id"]] != k] for k in range(chosen.folds)]
+    if recipe.adapt is None:
+        states = [
+            fit_network(recipe, chosen, seen=[*rest[k], *others], name=f"member_{k}", fitting=fitting)
+            for k in range(chosen.folds)
+        ]
+    else:
+        network = recipe.network(chosen)
+        network.load_state_dict(fit_network(recipe, chosen, seen=others, name="base", fitting=fitting))
+        states = recipe.adapt(network.eval(), rest, settings=chosen)
+    path = fitting.out / f"{task}.safetensors"
+    return assemble(recipe, chosen, path=path, states=states, seen=[[*r, *others] for r in rest], held=folds)
+
+
+def recipe_of(task: str) -> Recipe:
+    """Return what the task module exports as ``TRAINING``.
+
+    Raises:
+        ConfigError: the task cannot be trained.
+    """
+    module = registry.module(registry.Group.TASKS, task)
+    recipe = getattr(module, "TRAINING", None)
+    if not isinstance(recipe, Recipe):
+        raise ConfigError(f"Task {task!r} exports no TRAINING recipe, so it cannot be trained or evaluated.")
+    return recipe
+
+
+def gather(recipe: Recipe, folders: dict[str, Path]) -> list[Case]:
+    """List the cases of every data set that has a folder."""
+    unknown = set(folders) - set(recipe.datasets)
+    if unknown:
+        raise ConfigError(f"Data sets {sorted(unknown)} are none of this task's: {list(recipe.datasets)}.")
+    if recipe.datasets[0] not in folders:
+        raise DatasetError(
+            f"Say where data set {recipe.datasets[0]!r} lies: --data DIR, or `data:` in the YAML."
+        )
+    for name in set(recipe.datasets) - set(folders):
+        logger.warning("training without data set %r: --set data.%s=DIR would add it", name, name)
+    cases: list[Case] = []
+    for name, folder in folders.items():
+        cases += registry.module(registry.Group.DATASETS, name).cases(Path(folder))
+    return cases
+
+
+def fit_network(
+    recipe: Recipe,
+    settings: FitSettings,
+    *,
+    seen: Sequence[Sample],
+    name: str,
+    fitting: Fitting,
+) -> dict[str, Tensor]:
+    """Train one network on ``seen`` and return its averaged weights; when resuming keep a finished one."""
+    folder = fitting.out / name
+    finished = folder / "network.safetensors"
+    if finished.is_file() and fitting.resume:
+        logger.info("%s is finished", name)
+        return load_file(finished)
+    try:
+        import lightning
+        from lightning.pytorch.callbacks import ModelCheckpoint
+        from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+    except ImportError as error:
+        raise MissingExtraError("lightning", "train", "Training") from error
+    from torch.utils.data import DataLoader
+
+    from usvol.training.module import Fit
+
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    lightning.seed_everything(settings.seed, workers=True, verbose=False)
+    loader = DataLoader(
+        recipe.examples(seen, settings),
+        batch_size=settings.batch_size,
+        shuffle=True,
+        drop_last=len(seen) > settings.batch_size,
+        num_workers=settings.workers,
+    )
+    fit = Fit(recipe, settings, steps=len(loader) * settings.epochs)
+    if settings.init:
+        _start_from(fit, Path(settings.init))
+    trainer = lightning.Trainer(
+        max_epochs=settings.epochs,
+        accelerator={"cpu": "cpu", "auto": "auto"}.get(fitting.device, "gpu"),
+        devices=settings.devices,
+        precision=settings.precision,  # type: ignore[arg-type]
+        gradient_clip_val=1.0,
+        default_root_dir=folder,
+        logger=[CSVLogger(folder, name="logs"), TensorBoardLogger(str(folder), name="tensorboard")],
+        callbacks=[ModelCheckpoint(folder / "checkpoints", filename="last", enable_version_counter=False)],
+        log_every_n_steps=1,
+        enable_model_summary=False,
+        enable_progress_bar=sys.stderr.isatty(),
+        num_sanity_val_steps=0,
+    )
+    last = folder / "checkpoints" / "last.ckpt"
+    trainer.fit(fit, loader, ckpt_path=str(last) if fitting.resume and last.is_file() else None)
+    kept = fit.kept()
+    save_file(kept, finished)
+    return kept
+
+
+def assemble(
+    recipe: Recipe,
+    settings: FitSettings,
+    *,
+    path: Path,
+    states: Sequence[dict[str, Tensor]],
+    seen: Sequence[Sequence[Sample]],
+    held: Sequence[Sequence[Sample]],
+) -> Path:
+    """Join the members in one float16 file that says what each was trained on, with a card beside it.
+
+    Tensors that all members share are stored once; patients are named by their hashed keys.
+    """
+    networks = [recipe.network(settings) for _ in states]
+    for network, state in zip(networks, states, strict=True):
+        network.load_state_dict(state)
+        network.eval()
+    calibration = (
+        recipe.calibrate(networks, held, settings=settings) if recipe.calibrate else [{} for _ in states]
+    )
+    facts = {
+        "task": path.stem,
+        "members": str(len(states)),
+        "train_patients": json.dumps([_patients(samples) for samples in seen]),
+        "calibration": json.dumps(calibration),
+        "settings": settings.model_dump_json(),
+    }
+    sha256 = weights.save(path, join_members(states), metadata=facts, half=True)
+    facts_of_card = {"task": path.stem, "sha256": sha256}
+    weights.write_card(
+        path.with_suffix(".md"), facts_of_card, body=f"# {path.stem}\n\nTrained here, not yet evaluated."
+    )
+    return path
+
+
+def _patients(samples: Sequence[Sample]) -> list[str]:
+    return sorted({s["patient_key"] for s in samples if s["dataset"] != "simulated"})
+
+
+def _read(
+    recipe: Recipe, *, config: Path | None, overrides: dict[str, Any]
+) -> tuple[FitSettings, dict[str, Path]]:
+    import yaml
+    from pydantic import ValidationError
+
+    content: dict[str, Any] = {}
+    if config is not None:
+        if not config.is_file():
+            raise ConfigError(f"No recipe {config}. The shipped ones are in configs/train/.")
+        content = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
+    stated = {key.removeprefix("data."): overrides[key] for key in overrides if key.startswith("data.")}
+    overrides = {key: value for key, value in overrides.items() if not key.startswith("data.")}
+    folders = {name: Path(folder) for name, folder in {**(content.pop("data", None) or {}), **stated}.items()}
+    try:
+        return recipe.Settings.model_validate({**content, **overrides}), folders
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise ConfigError(
+            f"{config or 'the settings'}: {wrong}. Known: {sorted(recipe.Settings.model_fields)}."
+        ) from error
+
+
+def _start_from(fit: Any, path: Path) -> None:
+    if not path.is_file():
+        raise ConfigError(f"init: there is no file {path}.")
+    own = fit.network.state_dict()
+    taken = {k: v.float() for k, v in load_file(path).items() if k in own and own[k].shape == v.shape}
+    logger.info("%d of %d tensors start from %s", len(taken), len(own), path.name)
+    fit.network.load_state_dict(taken, strict=False)
+    fit.averaged.module.load_state_dict(taken, strict=False)

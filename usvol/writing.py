@@ -1,0 +1,289 @@
+"""Write results: files by type of finding, and ``result.json`` last.
+
+A folder appears under its final name by one rename, so what exists there is complete.
+World coordinates in JSON are (z, y, x), as everywhere; meshes are written (x, y, z).
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import singledispatch
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from usvol.encoding import jsonable, slug
+from usvol.formats.nifti import write_nifti
+from usvol.report import preview
+from usvol.result import (
+    Box,
+    Curve,
+    Finding,
+    Heatmap,
+    Labels,
+    Line,
+    Measurement,
+    Plane,
+    Result,
+    Scores,
+    Surface,
+)
+from usvol.scan import Grid, Scan, Source, kind_of
+
+SCHEMA = "usvol.result/1"
+RESULT_FILE = "result.json"
+
+
+def write(result: Result, folder: str | Path, *, scan: Scan | None = None) -> Path:
+    """Write ``result`` as ``folder`` (replaced if there) and return it.
+
+    With the ``scan`` it came from, a preview is drawn too.
+
+    Example:
+        >>> write(result, "out/liver", scan=scan)  # doctest: +SKIP
+    """
+    folder = Path(folder)
+    with staged(folder) as partial:
+        write_into(result, partial, scan=scan)
+    return folder
+
+
+@contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """Give an empty temporary sibling that becomes ``folder`` by rename, or vanishes on an error."""
+    partial = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        _publish(partial, folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def write_into(
+    result: Result, folder: Path, *, scan: Scan | None = None, extra: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Write findings, preview and ``result.json`` into an existing folder; return the JSON content.
+
+    ``extra`` adds top-level keys.
+    """
+    times_s = scan.times_s if scan is not None else None
+    findings = [
+        {
+            "type": type(finding).__name__.lower(),
+            "name": finding.name,
+            **describe(finding, Place(folder, stem, times_s)),
+        }
+        for finding, stem in zip(result.findings, _stems(result.findings), strict=True)
+    ]
+    pictures = preview.write(result, scan, folder=folder) if scan is not None else ()
+    content = {
+        "schema": SCHEMA,
+        "task": result.task,
+        "kind": _kind(result, scan),
+        "input": _source(result.source),
+        "grid": _grid(result.grid),
+        "findings": findings,
+        "measurements": [_measurement(m) for m in result.measurements],
+        "flags": [asdict(flag) for flag in result.flags],
+        "preview": list(pictures),
+        "provenance": dict(result.provenance),
+        **(extra or {}),
+    }
+    content["files"] = {p.name: p.stat().st_size for p in sorted(folder.iterdir()) if p.name != "log.txt"}
+    write_json(folder / RESULT_FILE, content)
+    return content
+
+
+def read_complete(folder: Path) -> dict[str, Any] | None:
+    """Return the content of ``result.json`` if the folder holds a complete result, else None.
+
+    Complete: the JSON parses, has our schema, and every file it lists is there in full.
+    """
+    try:
+        content = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
+        sizes = content["files"].items() if content["schema"] == SCHEMA else None
+        whole = sizes is not None and all((folder / name).stat().st_size == size for name, size in sizes)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return content if whole else None
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write strict JSON (no NaN: a number that is not finite becomes null) by rename."""
+    text = json.dumps(jsonable(content), indent=1, ensure_ascii=False, allow_nan=False)
+    partial = path.with_name(f".{path.name}.part")
+    with partial.open("w", encoding="utf-8") as stream:
+        stream.write(text + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    partial.replace(path)
+
+
+def _publish(partial: Path, folder: Path) -> None:
+    if not folder.exists():
+        partial.rename(folder)
+        return
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    folder.rename(old)
+    partial.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the files of one finding go: folder, file name without suffix, and the scan's frame times."""
+
+    folder: Path
+    stem: str
+    times_s: tuple[float, ...] | None = None
+
+
+@singledispatch
+def describe(finding: Any, place: Place) -> dict[str, Any]:
+    """Write the files of a finding and return its JSON fields."""
+    raise TypeError(f"no writer for findings of type {type(finding).__name__} ({place.stem})")
+
+
+@describe.register
+def _(finding: Labels, place: Place) -> dict[str, Any]:
+    name = f"{place.stem}.nii.gz"
+    write_nifti(
+        place.folder / name,
+        np.asarray(finding.data),
+        grid=finding.grid,
+        times_s=_frame_times(finding, place),
+    )
+    return {
+        "file": name,
+        "grid": _grid(finding.grid),
+        "labels": {str(value): label for value, label in finding.names.items()},
+        "frame_indices": finding.frame_indices,
+    }
+
+
+@describe.register
+def _(finding: Heatmap, place: Place) -> dict[str, Any]:
+    name = f"{place.stem}.nii.gz"
+    write_nifti(
+        place.folder / name,
+        np.asarray(finding.data),
+        grid=finding.grid,
+        times_s=_frame_times(finding, place),
+    )
+    return {"file": name, "grid": _grid(finding.grid), "frame_indices": finding.frame_indices}
+
+
+@describe.register
+def _(finding: Curve, place: Place) -> dict[str, Any]:
+    name = f"{place.stem}.csv"
+    events = {event.index: event.name for event in finding.events}
+    columns = {
+        "frame": finding.frame_indices,
+        "time_s": finding.times_s,
+        f"{finding.name} [{finding.unit}]": finding.values,
+        "low": finding.low,
+        "high": finding.high,
+    }
+    kept = {title: values for title, values in columns.items() if values is not None}
+    with (place.folder / name).open("w", encoding="utf-8", newline="") as stream:
+        table = csv.writer(stream)
+        table.writerow([*kept, "event"])
+        for index, row in enumerate(zip(*kept.values(), strict=True)):
+            table.writerow([*(_cell(value) for value in row), events.get(index, "")])
+    return {"file": name, **asdict(finding)}
+
+
+@describe.register
+def _(finding: Surface, place: Place) -> dict[str, Any]:
+    import pyvista
+
+    faces = np.asarray(finding.faces)
+    corners = np.full((len(faces), 1), 3)
+    mesh = pyvista.PolyData(np.asarray(finding.vertices)[:, ::-1].copy(), np.hstack([corners, faces]).ravel())
+    files = [f"{place.stem}.ply"]
+    mesh.save(place.folder / files[0])
+    if finding.vertex_labels is not None:
+        mesh.point_data["label"] = np.asarray(finding.vertex_labels)
+        files.append(f"{place.stem}.vtp")
+        mesh.save(place.folder / files[1])
+    return {
+        "file": files[-1],
+        "formats": files,
+        "vertices": mesh.n_points,
+        "faces": len(faces),
+        "axes": "xyz",
+    }
+
+
+@describe.register
+def _(finding: Plane | Line | Box | Scores, place: Place) -> dict[str, Any]:  # noqa: ARG001
+    return asdict(finding)
+
+
+def _frame_times(finding: Labels | Heatmap, place: Place) -> tuple[float, ...] | None:
+    count = finding.data.shape[0]
+    if place.times_s is None or count < 2:
+        return None
+    positions = finding.frame_indices or range(count)
+    return tuple(place.times_s[position] for position in positions)
+
+
+def _stems(findings: tuple[Finding, ...]) -> list[str]:
+    stems: list[str] = []
+    for finding in findings:
+        stem = slug(finding.name)
+        stems.append(stem if stem not in stems else f"{stem}-{len(stems)}")
+    return stems
+
+
+def _cell(value: float | int) -> float | int | str:
+    return value if math.isfinite(value) else ""
+
+
+def _kind(result: Result, scan: Scan | None) -> str:
+    frames = scan.data.shape[0] if scan is not None else len(result.source.frame_indices or (0,))
+    return str(kind_of(frames, result.grid.shape))
+
+
+def _measurement(measurement: Measurement) -> dict[str, Any]:
+    return {key: value for key, value in asdict(measurement).items() if key in _ALWAYS or value is not None}
+
+
+_ALWAYS = ("name", "value", "unit")
+
+
+def _source(source: Source) -> dict[str, Any]:
+    return {
+        "path": str(source.path) if source.path else None,
+        "format": source.format,
+        "calibration": {"trust": str(source.calibration.trust), "reason": source.calibration.reason},
+        "modality": source.modality,
+        "vendor": source.vendor,
+        "probe": source.probe,
+        "patient_key": source.patient_key,
+        "frame_indices": source.frame_indices,
+        "warnings": source.warnings,
+    }
+
+
+def _grid(grid: Grid) -> dict[str, Any]:
+    return {
+        "shape": grid.shape,
+        "spacing_mm": grid.spacing_mm,
+        "origin_mm": grid.origin_mm,
+        "direction": grid.direction,
+        "frame": str(grid.frame),
+        **({} if grid.is_calibrated else {"step_px": grid.step_px, "origin_px": grid.origin_px}),
+    }

@@ -1,0 +1,1 @@
+"""Everything for cine clips: networks, tasks, data sets, phantoms and weights."""

@@ -1,0 +1,1 @@
+"""Networks for cines: one architecture per module."""

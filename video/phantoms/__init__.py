@@ -1,0 +1,1 @@
+"""Simulated cines with exact truth: one anatomy per module."""

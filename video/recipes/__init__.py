@@ -1,0 +1,1 @@
+"""How the tasks of this package learn and are scored: one file per task, exported there as ``TRAINING``."""

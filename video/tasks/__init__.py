@@ -1,0 +1,1 @@
+"""Tasks on cines: one module each, named as the task."""
