@@ -1,0 +1,1 @@
+"""Data sets of volumes, one per file."""

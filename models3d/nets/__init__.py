@@ -1,0 +1,1 @@
+"""Networks for volumes, one architecture per file."""

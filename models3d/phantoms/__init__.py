@@ -1,0 +1,1 @@
+"""Parametric anatomies with exact truth."""

@@ -1,0 +1,1 @@
+"""Tasks for volumes, one per file."""
