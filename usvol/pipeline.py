@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from usvol import canonical, resampling
+from usvol import canonical, quality, resampling
 from usvol.errors import KindError, UncalibratedError, UnknownTimeError
 from usvol.result import Finding, Flag, Measurement, Result, Severity
 from usvol.scan import Kind, Scan
@@ -68,7 +68,8 @@ def run(
             findings = tuple(resampling.restore(finding, scan.grid) for finding in found)
         with clock.stage("measure"):
             measurements, unmeasured = _measure(task, findings, scan)
-        flags = (*_scan_flags(scan), *unmeasured, *task.flags(raw, prepared))
+        own = task.flags(raw, prepared)
+        flags = (*_scan_flags(scan), *unmeasured, *own, *_image_flags(canonicalised, own))
     return Result(
         task=title,
         grid=scan.grid,
@@ -124,6 +125,12 @@ def _scan_flags(scan: Scan) -> Iterator[Flag]:
         yield Flag("unknown_frame_times", "The file does not say when its frames were taken.", Severity.INFO)
     for warning in scan.source.warnings:
         yield Flag("source", warning, Severity.WARNING)
+
+
+def _image_flags(scan: Scan, own: tuple[Flag, ...]) -> Iterator[Flag]:
+    """Check the image for a task that does not; what a task says itself stands."""
+    said = {flag.code for flag in own}
+    yield from (flag for flag in quality.image_checks(scan) if flag.code not in said)
 
 
 def _provenance(task: Task, scan: Scan, prepared: Scan, clock: _Clock) -> MappingProxyType[str, Any]:

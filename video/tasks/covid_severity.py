@@ -18,10 +18,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from usvol import weights
+from usvol import quality, weights
 from usvol.errors import ConfigError
 from usvol.inference import temporal_windows
-from usvol.result import Curve, Finding, Flag, Measurement, Scores, Severity
+from usvol.result import Curve, Finding, Flag, Measurement, Scores
 from usvol.runtime import Network, Precision, compile_network
 from usvol.scan import Kind, Scan, Selection
 from usvol.training.members import member_state
@@ -43,8 +43,6 @@ __all__ = ["TRAINING", "Config", "build"]
 
 _WORST = float(len(CLASSES) - 1)
 _WINDOW = 32  # frames the LSTM reads at once
-_BRIGHT_MIN = 4.0  # grey levels: below this mean the clip shows next to nothing
-_STILL_MAX = 0.05  # grey levels: mean change between frames of a frozen clip
 
 
 class Config(BaseModel):
@@ -204,23 +202,7 @@ class CovidSeverity:
     def flags(self, raw: Tensor, scan: Scan) -> tuple[Flag, ...]:
         """Report a clip that shows little, does not move, or has no recognisable sector."""
         del raw
-        found = []
-        grey = scan.data.float()
-        if float(grey.mean()) < _BRIGHT_MIN:
-            found.append(
-                Flag("too_dark", "The clip is almost black; the score means little.", Severity.SEVERE)
-            )
-        if len(grey) > 1 and float(grey.diff(dim=0).abs().mean()) < _STILL_MAX:
-            found.append(Flag("frozen", "The frames do not change: a frozen image?", Severity.WARNING))
-        if scan.sector is None or scan.sector.shape == "unknown":
-            found.append(
-                Flag(
-                    "sector_unknown",
-                    "No fan or rectangle of an ultrasound image was recognised.",
-                    Severity.WARNING,
-                )
-            )
-        return tuple(found)
+        return quality.image_checks(scan, white=255.0)
 
     def _scores(self, outputs: Tensor) -> Tensor:
         """Return scores on the experts' scale, ``t member reader``, of ``t member reader output``."""
