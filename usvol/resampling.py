@@ -160,6 +160,14 @@ def sample_on(data: Tensor, source: Grid, *, target: Grid, mode: str = "linear")
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
 
+def sample_at(data: Tensor, index: Tensor, *, mode: str = "linear") -> Tensor:
+    """Sample ``c z y x`` data at fractional indices (z, y, x) of shape (Z, Y, X, 3): ``c Z Y X``.
+
+    For geometries that no ``Grid`` describes, such as the beams of a probe; outside the data 0, dtype kept.
+    """
+    return _interpolate(data[None], index, mode=mode)[0]
+
+
 def _interpolate(
     data: Tensor, index: Tensor, *, mode: str, edge: float = _EDGE, pool: tuple[int, int] = (1, 1)
 ) -> Tensor:
@@ -169,13 +177,13 @@ def _interpolate(
     """
     if mode not in ("linear", "nearest"):
         raise ValueError(f"mode is 'linear' or 'nearest', got {mode!r}")
-    sizes = torch.tensor(data.shape[2:], dtype=torch.float32)
+    sizes = torch.tensor(data.shape[2:], dtype=torch.float32, device=index.device)
     inside = ((index >= -edge) & (index <= sizes - 1 + edge)).all(-1)
     nearest = mode == "nearest"
     # Rounding here, not in grid_sample, keeps ties (0.5) going the same way along every axis.
     index = torch.floor(index + 0.5) if nearest else index
     place = (2 * index / (sizes - 1).clamp(min=1) - 1).flip(-1)
-    place = torch.where(sizes.flip(-1) > 1, place, torch.zeros(()))[None].to(data.device)
+    place = torch.where(sizes.flip(-1) > 1, place, place.new_zeros(()))[None].to(data.device)
     inside = inside.to(data.device)
     chunk = max(1, _CHUNK_SAMPLES // max(1, inside.numel() * data.shape[1]))
     parts = []
