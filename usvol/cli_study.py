@@ -56,6 +56,9 @@ def train(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for checkpoints, logs and weights.")],
     data: Data = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")] = False,
+    prepare_only: Annotated[
+        bool, typer.Option("--prepare-only", help="Simulate and prepare every case, then stop.")
+    ] = False,
     device: Device = "auto",
     settings: Settings = None,
     verbose: Verbose = 0,
@@ -70,6 +73,7 @@ def train(
         config=config,
         data=data,
         settings=parse_settings(settings),
+        prepare_only=prepare_only,
     )
     typer.echo(weights)
 

@@ -20,6 +20,7 @@ from usvol.task import Task
 from usvol.training.cases import Case, patient_folds, require_disjoint
 from usvol.training.loop import recipe_of
 from usvol.training.recipe import Recipe, Row
+from usvol.training.samples import simulate_case
 
 logger = logging.getLogger(__name__)
 
@@ -212,7 +213,6 @@ def _on_phantoms(task: Task, recipe: Recipe, *, dataset: str, count: int) -> _An
     if recipe.phantom is None or split not in _FIRST_SEED:
         known = ", ".join(f"{_SIMULATED}{name}" for name in _FIRST_SEED)
         raise ConfigError(f"No simulated data set {dataset!r} for this task. Known: {known}.")
-    simulate = registry.module(registry.Group.PHANTOMS, recipe.phantom).simulate
     answers = _Answers(weights_sha256=task.provenance.get("weights_sha256"))
     for seed in track(
         range(_FIRST_SEED[split], _FIRST_SEED[split] + count),
@@ -220,8 +220,9 @@ def _on_phantoms(task: Task, recipe: Recipe, *, dataset: str, count: int) -> _An
         transient=True,
         console=Console(stderr=True),
     ):
-        scan, truth = simulate(seed)
-        case = Case(str(seed), str(seed), Path(str(seed)), truth, dataset="simulated")
+        scan, labels, truth = simulate_case(recipe, seed, settings={})
+        reference = truth if labels is None else {**truth, "labels": labels}
+        case = Case(str(seed), str(seed), Path(str(seed)), reference, dataset="simulated")
         answers.rows.append({"id": case.id, "fold": 0, **recipe.row(pipeline.run(task, scan), case)})
         answers.groups.append(case.patient_key)
         answers.folds.append(0)

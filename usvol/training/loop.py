@@ -45,11 +45,13 @@ def train(
     config: Path | None = None,
     data: Path | None = None,
     settings: dict[str, Any] | None = None,
+    prepare_only: bool = False,
 ) -> Path:
     """Train ``task`` by a YAML recipe and return the path of the weights file.
 
     The YAML holds the task's training settings and ``data``: data set name to folder. The argument ``data``
-    sets that of the task's first data set, the setting ``data.NAME`` that of any.
+    sets that of the task's first data set, the setting ``data.NAME`` that of any. ``prepare_only`` stops once
+    every case is simulated or prepared, and returns the folder they are kept in.
 
     Raises:
         ConfigError: unknown settings, or a data set without a folder.
@@ -63,29 +65,41 @@ def train(
     chosen, folders = _read(recipe, config=config, overrides=settings or {})
     if data is not None:
         folders[recipe.datasets[0]] = data
-    cases = gather(recipe, folders)
+    cases = gather(recipe, folders, alone=recipe.phantoms_suffice and chosen.phantoms > 0)
+    cache = Path(chosen.cache) if chosen.cache else fitting.out / "cache"
     own = [case for case in cases if case.dataset == recipe.datasets[0]]
-    strata = [recipe.stratum(case) for case in own]
-    fold_of = dict(
-        zip((c.id for c in own), patient_folds(own, folds=chosen.folds, strata=strata), strict=True)
-    )
-    samples = prepare_cases(recipe, cases, cache=fitting.out / "cache")
+    fold_of = _folds(recipe, own, count=chosen.folds)
+    samples = prepare_cases(recipe, cases, cache=cache)
     labelled = [s for s in samples if s["dataset"] == recipe.datasets[0]]
     others = [s for s in samples if s["dataset"] != recipe.datasets[0]]
-    others += prepare_phantoms(recipe, count=chosen.phantoms, cache=fitting.out / "cache")
-    folds = [[s for s in labelled if fold_of[s["id"]] == k] for k in range(chosen.folds)]
-    rest = [[s for s in labelled if fold_of[s["id"]] != k] for k in range(chosen.folds)]
+    simulated = prepare_phantoms(recipe, count=chosen.phantoms, cache=cache, workers=chosen.phantom_workers)
+    if prepare_only:
+        return cache
+    others += simulated[: len(simulated) - chosen.phantoms_held]
+    unseen = simulated[len(simulated) - chosen.phantoms_held :]
+    names = sorted(set(fold_of.values())) or [0]
+    folds = [[s for s in labelled if fold_of[s["id"]] == k] if fold_of else [] for k in names]
+    rest = [[s for s in labelled if fold_of.get(s["id"]) != k] for k in names]
     if recipe.adapt is None:
         states = [
             fit_network(recipe, chosen, seen=[*rest[k], *others], name=f"member_{k}", fitting=fitting)
-            for k in range(chosen.folds)
+            for k in range(len(folds))
         ]
     else:
         network = recipe.network(chosen)
         network.load_state_dict(fit_network(recipe, chosen, seen=others, name="base", fitting=fitting))
         states = recipe.adapt(network.eval(), rest, settings=chosen)
     path = fitting.out / f"{task}.safetensors"
-    return assemble(recipe, chosen, path=path, states=states, seen=[[*r, *others] for r in rest], held=folds)
+    seen = [[*r, *others] for r in rest]
+    return assemble(recipe, chosen, path=path, states=states, seen=seen, held=[[*f, *unseen] for f in folds])
+
+
+def _folds(recipe: Recipe, own: Sequence[Case], *, count: int) -> dict[str, int]:
+    """Return the fold of each own case, by id; without own cases, or with a count of 1, there are none."""
+    if count == 1 or not own:
+        return {}
+    dealt = patient_folds(own, folds=count, strata=[recipe.stratum(case) for case in own])
+    return dict(zip((case.id for case in own), dealt, strict=True))
 
 
 def recipe_of(task: str) -> Recipe:
@@ -101,12 +115,12 @@ def recipe_of(task: str) -> Recipe:
     return recipe
 
 
-def gather(recipe: Recipe, folders: dict[str, Path]) -> list[Case]:
-    """List the cases of every data set that has a folder."""
+def gather(recipe: Recipe, folders: dict[str, Path], *, alone: bool = False) -> list[Case]:
+    """List the cases of every data set that has a folder; ``alone``: none of them is needed."""
     unknown = set(folders) - set(recipe.datasets)
     if unknown:
         raise ConfigError(f"Data sets {sorted(unknown)} are none of this task's: {list(recipe.datasets)}.")
-    if recipe.datasets[0] not in folders:
+    if recipe.datasets[0] not in folders and not alone:
         raise DatasetError(
             f"Say where data set {recipe.datasets[0]!r} lies: --data DIR, or `data:` in the YAML."
         )
@@ -202,6 +216,12 @@ def assemble(
         "calibration": json.dumps(calibration),
         "settings": settings.model_dump_json(),
     }
+    if recipe.describe is not None:
+        described = [
+            recipe.describe(network, *groups, settings=settings)
+            for network, *groups in zip(networks, seen, held, strict=True)
+        ]
+        states = [{**state, **extra} for state, extra in zip(states, described, strict=True)]
     sha256 = weights.save(path, join_members(states), metadata=facts, half=True)
     facts_of_card = {"task": path.stem, "sha256": sha256}
     weights.write_card(

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from usvol.metrics import Estimate
-from usvol.result import Result
+from usvol.result import Labels, Result
 from usvol.scan import Scan, Selection
 from usvol.training.cases import Case
 
@@ -37,8 +37,13 @@ class FitSettings(BaseModel):
     devices: str = Field("1", description="Lightning devices: a number, or auto for all GPUs")
     workers: int = Field(0, ge=0, description="data loading processes")
     seed: int = Field(0, description="of initialisation, order and augmentation")
-    folds: int = Field(5, ge=2, description="members of the shipped ensemble, each blind to one patient fold")
+    folds: int = Field(
+        5, ge=1, description="members of the ensemble, each blind to one patient fold; 1: one that sees all"
+    )
     phantoms: int = Field(0, ge=0, description="simulated cases to train on, beside the data sets")
+    phantoms_held: int = Field(0, ge=0, description="of these, the last so many are kept from training")
+    phantom_workers: int = Field(0, ge=0, description="processes that simulate; 0: this one")
+    cache: str | None = Field(None, description="folder of prepared cases; OUT/cache if none is given")
     init: str | None = Field(None, description="safetensors file to start from (matching tensors are taken)")
 
 
@@ -66,6 +71,13 @@ class Recipe:
         calibrate: all members' networks, each with the samples held out from it, to numbers kept per member.
         datasets: public data sets it trains on, by registry name; the first is the task's own.
         phantom: simulated cases come from this phantom, or None; ``phantom_settings`` are its settings.
+        prepare_labelled: a canonical scan and the labels of its voxels to tensors, for tasks that learn label
+            maps; used instead of ``prepare`` wherever there are labels. The phantom then offers
+            ``simulate_labelled(seed, config)``: scan, ``Labels``, truth.
+        read_labels: the label map of a case of its data sets.
+        describe: network, the samples it saw and those held out from it, ``settings`` to tensors that are
+            kept beside its weights.
+        phantoms_suffice: whether it may be trained without any data set.
     """
 
     Settings: type[FitSettings]
@@ -83,3 +95,7 @@ class Recipe:
     datasets: tuple[str, ...] = ()
     phantom: str | None = None
     phantom_settings: Mapping[str, Any] = field(default_factory=dict)
+    prepare_labelled: Callable[[Scan, Labels], dict[str, Tensor]] | None = None
+    read_labels: Callable[[Case], Labels] | None = None
+    describe: Callable[..., dict[str, Tensor]] | None = None
+    phantoms_suffice: bool = False

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+import multiprocessing
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +21,8 @@ from usvol import registry
 from usvol.canonical import canonicalise
 from usvol.errors import UsvolError
 from usvol.loading import load
+from usvol.result import Labels
+from usvol.scan import Scan
 from usvol.training.cases import Case
 from usvol.training.recipe import Recipe, Sample
 
@@ -25,6 +30,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 logger = logging.getLogger(__name__)
+
+Prepared = tuple[dict[str, "Tensor"], dict[str, Any]]  # tensors, and facts that are plain values
 
 
 def prepare_cases(recipe: Recipe, cases: Sequence[Case], *, cache: Path) -> list[Sample]:
@@ -38,8 +45,9 @@ def prepare_cases(recipe: Recipe, cases: Sequence[Case], *, cache: Path) -> list
         status = case.path.stat()
         stamp = f"{case.path.resolve()}|{status.st_size}|{status.st_mtime_ns}"
 
-        def read(case: Case = case) -> tuple[dict[str, Tensor], dict[str, Any]]:
-            return recipe.prepare(canonicalise(load(case.path, selection=recipe.selection))), {}
+        def read(case: Case = case) -> Prepared:
+            scan = load(case.path, selection=recipe.selection)
+            return _prepared(recipe, scan, recipe.read_labels(case) if recipe.read_labels else None), {}
 
         try:
             tensors, _ = _cached(cache, f"{_name(recipe)}|{stamp}", read)
@@ -50,24 +58,80 @@ def prepare_cases(recipe: Recipe, cases: Sequence[Case], *, cache: Path) -> list
     return samples
 
 
-def prepare_phantoms(recipe: Recipe, *, count: int, cache: Path) -> list[Sample]:
-    """Return ``count`` simulated samples (seeds 0, 1, …); their truth stands in for the references."""
+def prepare_phantoms(recipe: Recipe, *, count: int, cache: Path, workers: int = 0) -> list[Sample]:
+    """Return ``count`` simulated samples (seeds 0, 1, …); their truth stands in for the references.
+
+    ``workers`` processes simulate what the cache lacks; 0 leaves it to this one. Interrupted, it goes on
+    where it stopped, and several callers may share a cache.
+    """
     if not count or recipe.phantom is None:
         return []
-    phantom = registry.module(registry.Group.PHANTOMS, recipe.phantom)
-    config = phantom.Config.model_validate(dict(recipe.phantom_settings))
+    if workers and "fork" in multiprocessing.get_all_start_methods():
+        _simulate_ahead(recipe, count=count, cache=cache, workers=workers)
     samples: list[Sample] = []
     for seed in track(range(count), description="simulating", transient=True, console=Console(stderr=True)):
-
-        def make(seed: int = seed) -> tuple[dict[str, Tensor], dict[str, Any]]:
-            scan, truth = phantom.simulate(seed, config)
-            return recipe.prepare(canonicalise(scan)), truth
-
-        stamp = f"{phantom.__name__}|{config.model_dump_json()}|{seed}"
-        tensors, truth = _cached(cache, f"{_name(recipe)}|{stamp}", make)
+        tensors, truth = _simulated(recipe, seed, cache=cache)
         name = f"simulated_{seed}"
         samples.append(_sample(tensors, Case(name, name, Path(), truth, dataset="simulated")))
     return samples
+
+
+def simulate_case(
+    recipe: Recipe, seed: int, *, settings: Mapping[str, Any] | None = None
+) -> tuple[Scan, Labels | None, dict[str, Any]]:
+    """Simulate one case of a recipe's phantom: scan, truth labels where the recipe learns them, other truth.
+
+    ``settings`` of the phantom are the recipe's own if none are given. Labels are cut to the sector: what was
+    not insonified is no reference.
+    """
+    phantom = registry.module(registry.Group.PHANTOMS, recipe.phantom or "")
+    config = phantom.Config.model_validate(dict(recipe.phantom_settings if settings is None else settings))
+    if recipe.prepare_labelled is None:
+        scan, truth = phantom.simulate(seed, config)
+        return scan, None, truth
+    scan, labels, truth = phantom.simulate_labelled(seed, config)
+    if scan.sector is not None:
+        inside = scan.sector.mask.reshape(scan.grid.shape)
+        labels = dataclasses.replace(labels, data=labels.data * inside)
+    return scan, labels, truth
+
+
+def _simulated(recipe: Recipe, seed: int, *, cache: Path) -> Prepared:
+    def make() -> Prepared:
+        scan, labels, truth = simulate_case(recipe, seed)
+        return _prepared(recipe, scan, labels), truth
+
+    phantom = registry.module(registry.Group.PHANTOMS, recipe.phantom or "")
+    config = phantom.Config.model_validate(dict(recipe.phantom_settings))
+    return _cached(cache, f"{_name(recipe)}|{phantom.__name__}|{config.model_dump_json()}|{seed}", make)
+
+
+def _simulate_ahead(recipe: Recipe, *, count: int, cache: Path, workers: int) -> None:
+    """Fill the cache with several processes, each taking every ``workers``-th seed."""
+
+    def fill(first: int) -> None:
+        import torch
+
+        # One thread each: they share the cores, and threads do not survive a fork.
+        torch.set_num_threads(1)
+        for seed in range(first, count, workers):
+            _simulated(recipe, seed, cache=cache)
+
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=fill, args=(first,)) for first in range(workers)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    if any(process.exitcode for process in processes):
+        logger.warning("a simulating process failed: its cases are made one after the other")
+
+
+def _prepared(recipe: Recipe, scan: Scan, labels: Labels | None) -> dict[str, Tensor]:
+    canonical = canonicalise(scan)
+    if recipe.prepare_labelled is None or labels is None:
+        return recipe.prepare(canonical)
+    return recipe.prepare_labelled(canonical, labels)
 
 
 def _sample(tensors: dict[str, Tensor], case: Case) -> Sample:
@@ -76,16 +140,15 @@ def _sample(tensors: dict[str, Tensor], case: Case) -> Sample:
 
 
 def _name(recipe: Recipe) -> str:
-    return f"{recipe.prepare.__module__}.{recipe.prepare.__qualname__}|{recipe.selection}"
+    prepare = recipe.prepare_labelled or recipe.prepare
+    return f"{prepare.__module__}.{prepare.__qualname__}|{recipe.selection}"
 
 
-def _cached(
-    cache: Path, key: str, make: Callable[[], tuple[dict[str, Tensor], dict[str, Any]]]
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _cached(cache: Path, key: str, make: Callable[[], Prepared]) -> Prepared:
     stored = cache / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
     if not stored.is_file():
         cache.mkdir(parents=True, exist_ok=True)
-        partial = stored.with_suffix(".part")
+        partial = stored.with_suffix(f".{os.getpid()}.part")
         tensors, facts = make()
         save_file(tensors, partial, metadata={"facts": json.dumps(facts)})
         partial.replace(stored)

@@ -1,0 +1,108 @@
+"""Bring any volume to the cube that 3D networks read: isotropic, the whole view, grey levels of no scale.
+
+Networks see a volume relative to its own field of view and to its own grey levels: neither its calibration
+nor its gain, dynamic range or data type reach them, so that they may be wrong or missing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import torch
+from skimage.morphology import convex_hull_image
+from torch import Tensor
+from torch.nn import functional as F
+
+from usvol.resampling import resize
+from usvol.scan import Scan, Sector, Shape3
+
+CHANNELS = 3  # grey level, its rank, and where there is a picture
+_HULL = 48  # samples along the longest side when the hull of the sector is looked for
+_LEVELS = 512  # of the histogram that ranks are read off
+_PERCENTILES = (0.01, 0.995)
+
+
+def working(scan: Scan, *, side: int) -> Scan:
+    """Resize a canonical volume to isotropic samples, ``side`` along its longest axis, as float32.
+
+    A volume without scale is taken for isotropic. The sector becomes convex: fluid of level 0 at its edge
+    looks like the outside, yet no probe's field has bays.
+    """
+    step = np.asarray(scan.grid.step)
+    extent = np.asarray(scan.grid.shape) * step
+    counts = np.maximum(8, np.round(extent / extent.max() * side)).astype(int)
+    shape: Shape3 = (int(counts[0]), int(counts[1]), int(counts[2]))
+    floating = scan.with_data(torch.nan_to_num(scan.data.float()), step="as float")
+    resized = resize(floating, shape)
+    return dataclasses.replace(resized, sector=_convex(resized))
+
+
+def grey_levels(scan: Scan, *, frame: int = 0) -> tuple[Tensor, Tensor]:
+    """Return one frame ``z y x`` scaled to 0-1 between percentiles inside the sector, and the sector."""
+    assert scan.sector is not None
+    mask = scan.sector.mask.reshape(scan.grid.shape)
+    return stretched(scan.data[frame, 0], mask), mask
+
+
+def stretched(grey: Tensor, mask: Tensor) -> Tensor:
+    """Scale to 0-1 between the 1st and the 99.5th percentile inside the mask; 0 outside."""
+    inside = grey[mask]
+    if not len(inside):
+        return torch.zeros_like(grey)
+    some = inside[:: max(1, len(inside) // 100_000)]
+    low, high = torch.quantile(some, torch.tensor(_PERCENTILES)).tolist()
+    if high <= low:
+        low, high = float(some.min()), max(float(some.max()), float(some.min()) + 1e-6)
+    return ((grey - low) / (high - low)).clamp(0, 1) * mask
+
+
+def network_input(grey: Tensor, mask: Tensor) -> Tensor:
+    """Return the channels ``3 z y x`` of grey levels 0-1: level, rank inside the mask, mask.
+
+    The rank is the same under every growing grey map, so it says what gain, gamma and dynamic range cannot
+    change.
+    """
+    level = stretched(grey, mask)
+    bins = (level * (_LEVELS - 1)).round().long()
+    counts = torch.bincount(bins[mask], minlength=_LEVELS).float()
+    middle = (counts.cumsum(0) - counts / 2) / counts.sum().clamp_min(1)
+    rank = middle[bins] * mask
+    return torch.stack([level, rank, mask.float()])
+
+
+def cube(values: Tensor, *, side: int) -> Tensor:
+    """Pad the last three axes with 0 on both ends to ``side``."""
+    return F.pad(values, [n for size in reversed(values.shape[-3:]) for n in _margins(size, side)])
+
+
+def uncube(values: Tensor, shape: Shape3) -> Tensor:
+    """Cut the middle of ``shape`` out of the last three axes; undoes ``cube``."""
+    for axis, size in zip((-3, -2, -1), shape, strict=True):
+        values = values.narrow(axis, _margins(size, values.shape[axis])[0], size)
+    return values
+
+
+def _margins(size: int, side: int) -> tuple[int, int]:
+    before = (side - size) // 2
+    return before, side - size - before
+
+
+def _convex(scan: Scan) -> Sector | None:
+    """Return the sector with its convex hull for a mask."""
+    if scan.sector is None:
+        return Sector(torch.ones(scan.grid.shape, dtype=torch.bool), None, "unknown")
+    mask = scan.sector.mask.reshape(scan.grid.shape)
+    if bool(mask.all()) or not bool(mask.any()):
+        return dataclasses.replace(scan.sector, mask=torch.ones_like(mask))
+    factor = _HULL / max(scan.grid.shape)
+    small = [max(2, round(n * factor)) for n in scan.grid.shape]
+    coarse = F.interpolate(mask[None, None].float(), size=small, mode="trilinear", align_corners=False)[0, 0]
+    hull = convex_hull_image((coarse >= 0.5).numpy(), offset_coordinates=False)
+    fine = F.interpolate(
+        torch.from_numpy(hull)[None, None].float(),
+        size=scan.grid.shape,
+        mode="trilinear",
+        align_corners=False,
+    )
+    return dataclasses.replace(scan.sector, mask=(fine[0, 0] >= 0.5) | mask)
