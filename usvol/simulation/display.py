@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from usvol.simulation.probe import Imaging
 
 _SPECKLE_DB = 5.57  # standard deviation of log-compressed Rayleigh speckle
-_TISSUE_AT = 0.75  # of the range: where bright tissue is shown at a gain of 0
+_TISSUE_AT = 0.62  # of the range: where bright tissue is shown at a gain of 0
 
 
 def grey_levels(envelope: Tensor, imaging: Imaging) -> Tensor:

@@ -98,16 +98,20 @@ def blur(field: Tensor, probe: Probe, *, imaging: Imaging) -> Tensor:
 
 
 def coherent_gain(probe: Probe, imaging: Imaging) -> Tensor:
-    """What ``blur`` makes of a constant field, per range: (samples,). It keeps energy, not amplitude."""
+    """What ``blur``, which keeps energy, makes of a sheet across the beams of amplitude 1: (samples,)."""
     along, out = pitches_mm(probe)
-    widths = [torch.full((probe.samples,), axial_sigma_mm(probe) / probe.step_mm)]
+    # Rows of unit energy and width s: peak 1 / sqrt(s sqrt(π)), sum sqrt(2 s sqrt(π)).
+    axial = max(axial_sigma_mm(probe) / probe.step_mm, _SIGMA_MIN)
+    gain = torch.full((probe.samples,), (axial * math.sqrt(math.pi)) ** -0.5)
     if probe.lines > 1:
-        widths.append(lateral_sigma_mm(probe, imaging) / along)
+        gain *= _row_sum(lateral_sigma_mm(probe, imaging) / along)
     if probe.planes > 1:
-        widths.append(elevation_sigma_mm(probe, imaging) / out)
-    # The sum of a Gaussian of unit energy, width s: sqrt(2 s sqrt(π)).
-    gains = [(2 * math.sqrt(math.pi) * width.clamp(min=_SIGMA_MIN)).sqrt() for width in widths]
-    return torch.stack(gains).prod(0)
+        gain *= _row_sum(elevation_sigma_mm(probe, imaging) / out)
+    return gain
+
+
+def _row_sum(sigma: Tensor) -> Tensor:
+    return (2 * math.sqrt(math.pi) * sigma.clamp(min=_SIGMA_MIN)).sqrt()
 
 
 def _kernels(sigma: Tensor, count: int, *, lobe: float) -> Tensor:

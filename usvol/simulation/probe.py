@@ -94,7 +94,7 @@ class Imaging:
     Levels are relative to bright soft tissue (``Tissue.echo_db`` 0).
 
     Attributes:
-        dynamic_range_db: from black to white; ``gain_db`` shifts it (0: bright tissue at 3/4 of the range).
+        dynamic_range_db: from black to white; ``gain_db`` shifts it (0: bright tissue at 0.62 of the range).
         tgc_db_cm_mhz: attenuation the time gain compensation assumes.
         tgc_error_db: errors of its sliders, evenly spaced in depth.
         gamma, contrast: grey map: power, then blend (0-1) with an S-curve.
@@ -127,7 +127,7 @@ class Imaging:
     haze_mm: float = 6.0
     reverberation_db: float = -30.0
     side_lobe_db: float = -45.0
-    specular_db: float = 38.0
+    specular_db: float = 34.0
     specular_power: float = 6.0
     aberration: float = 1.0
     dropout: float = 0.0
@@ -216,7 +216,7 @@ def draw_probe(
 def draw_imaging(rng: np.random.Generator) -> Imaging:
     """Draw scanner settings, wide enough to hold those of most vendors and most patients.
 
-    Dynamic range 35-75 dB, gain ±8 dB, TGC assumed 0.25-0.55 dB/cm/MHz with errors of 2 dB (eight sliders),
+    Dynamic range 35-75 dB, gain ±8 dB, TGC assumed 0.35-0.58 dB/cm/MHz with errors of 2 dB (eight sliders),
     gamma 0.7-1.4, S-curve 0-0.7, 1-3 looks, clutter -60 to -34 dB, haze -38 to -16 dB over 2-14 mm, and the
     rest as below.
     """
@@ -227,7 +227,7 @@ def draw_imaging(rng: np.random.Generator) -> Imaging:
     return Imaging(
         dynamic_range_db=between(35, 75),
         gain_db=float(np.clip(rng.normal(0, 4), -8, 8)),
-        tgc_db_cm_mhz=between(0.25, 0.55),
+        tgc_db_cm_mhz=between(0.35, 0.58),
         tgc_error_db=tuple(rng.normal(0, 2, 8).round(2).tolist()),
         gamma=between(0.7, 1.4),
         contrast=between(0, 0.7),
@@ -239,7 +239,7 @@ def draw_imaging(rng: np.random.Generator) -> Imaging:
         haze_mm=between(2, 14),
         reverberation_db=between(-45, -18),
         side_lobe_db=between(-60, -32),
-        specular_db=between(30, 44),
+        specular_db=between(26, 40),
         specular_power=between(3, 14),
         aberration=between(1, 1.8),
         dropout=float(rng.choice((0.0, between(0.02, 0.15)), p=(0.7, 0.3))),

@@ -15,7 +15,7 @@ from usvol.simulation.beam_geometry import beam_points, pitches_mm, ranges_mm
 from usvol.simulation.probe import Imaging, Probe
 from usvol.simulation.tissue import Anatomy
 
-_ENHANCEMENT_DB_MAX = 20.0  # sonographers turn the gain down before fluid burns out what lies behind it
+_ENHANCEMENT_DB = 9.0  # sonographers turn the gain down before what lies behind fluid burns out
 _OCTAVES_MM = (2.0, 4.0, 8.0, 16.0)
 
 
@@ -27,7 +27,7 @@ class Medium:
         echo: amplitude of backscatter, 1 for bright soft tissue.
         density: scatterers per resolution cell.
         attenuation_db_cm_mhz: one way.
-        reflection: of interfaces, 0-1, before their angle to the beam is heeded.
+        reflection: of interfaces, 0-1 in sum over the samples of one, before their angle is heeded.
         cosine: of the angle between beam and interface normal, 0-1.
     """
 
@@ -58,11 +58,12 @@ def insonify(anatomy: Anatomy, probe: Probe, *, generator: torch.Generator) -> M
         ],
         device=device,
     )
+    spacing = anatomy.grid.require_spacing_mm("simulated sound")
     index = _voxel_index(anatomy, probe, device)
     smooth = torch.stack([_softened(values[:, 3], materials), _texture_db(anatomy, generator)])
     log_impedance, texture_db = sample_at(smooth, index)
     here = _nearest(materials, index, generator=generator)
-    reflection, cosine = _interfaces(log_impedance, probe)
+    reflection, cosine = _interfaces(log_impedance, probe, width_mm=3 * max(spacing))
     return Medium(
         echo=values[:, 0][here] * torch.pow(10.0, texture_db / 20),
         density=values[:, 1][here],
@@ -95,12 +96,12 @@ def _nearest(materials: Tensor, index: Tensor, *, generator: torch.Generator) ->
 
 
 def _softened(values: Tensor, materials: Tensor) -> Tensor:
-    """Return ``values`` of the materials, blurred by one voxel, so that interfaces have a direction."""
+    """Return ``values`` of the materials blurred by (1, 2, 1) / 4 per axis: interfaces gain a direction."""
     field = values[materials.long()][None, None]
-    pad = [0, 0, 0, 0, 0, 0] if materials.shape[0] == 1 else [1, 1, 1, 1, 1, 1]
-    kernel = (1, 3, 3) if materials.shape[0] == 1 else (3, 3, 3)
-    pad[:4] = [1, 1, 1, 1]
-    return F.avg_pool3d(F.pad(field, pad, mode="replicate"), kernel, stride=1)[0, 0]
+    thick = int(materials.shape[0] > 1)
+    field = F.pad(field, (1, 1, 1, 1, thick, thick), mode="replicate")
+    kernel = (1 + thick, 2, 2)
+    return F.avg_pool3d(F.avg_pool3d(field, kernel, stride=1), kernel, stride=1)[0, 0]
 
 
 def _texture_db(anatomy: Anatomy, generator: torch.Generator) -> Tensor:
@@ -136,8 +137,8 @@ def _octave(length_mm: float) -> int:
     return min(range(len(_OCTAVES_MM)), key=lambda n: abs(math.log(length_mm / _OCTAVES_MM[n])))
 
 
-def _interfaces(log_impedance: Tensor, probe: Probe) -> tuple[Tensor, Tensor]:
-    """Reflection coefficient (0-1), gathered on the ridge of each interface, and cosine of its angle."""
+def _interfaces(log_impedance: Tensor, probe: Probe, *, width_mm: float) -> tuple[Tensor, Tensor]:
+    """Reflection coefficient (0-1), shared by the samples of an interface, and cosine of its angle."""
     along, out = (p[:, None, None].to(log_impedance.device) for p in pitches_mm(probe))
     steps = (torch.full_like(along, probe.step_mm), along, out)
     gradient = [
@@ -148,10 +149,19 @@ def _interfaces(log_impedance: Tensor, probe: Probe) -> tuple[Tensor, Tensor]:
     size = squared.sqrt()
     depth = gradient[0]
     cosine = depth.abs() / size.clamp(min=1e-6) if depth is not None else torch.zeros_like(size)
-    step = 0.5 * size * probe.step_mm
-    peak = F.max_pool3d(step[None, None], (7, 1, 1), stride=1, padding=(3, 0, 0))[0, 0]
-    ridge = (step / peak.clamp(min=1e-6)).square()
-    return torch.tanh(2 * step * ridge), cosine.clamp(max=1)
+    # Softened interfaces are some voxels thick: their whole jump is put where they are steepest.
+    window = min(2 * round(width_mm / probe.step_mm / 2) + 1, probe.samples | 1)
+    jump = 0.5 * size * probe.step_mm
+    steepest = F.max_pool3d(jump[None, None], (window, 1, 1), 1, (window // 2, 0, 0))[0, 0]
+    ridge = (jump / steepest.clamp(min=1e-6)).pow(8)
+    total, share = (window * _along_beam(f, window) for f in (jump, ridge))
+    return torch.tanh(total) * ridge / share.clamp(min=1e-6), cosine.clamp(max=1)
+
+
+def _along_beam(field: Tensor, width: int) -> Tensor:
+    """Average over ``width`` samples along the beam."""
+    flat = field.reshape(1, 1, field.shape[0], -1)
+    return F.avg_pool2d(flat, (width, 1), 1, (width // 2, 0)).reshape(field.shape)
 
 
 def transmission(medium: Medium, probe: Probe, *, imaging: Imaging) -> Tensor:
@@ -166,7 +176,8 @@ def transmission(medium: Medium, probe: Probe, *, imaging: Imaging) -> Tensor:
     passed = attenuation.cumsum(0) - 0.5 * attenuation
     assumed = imaging.tgc_db_cm_mhz * ranges_mm(probe)[:, None, None].to(attenuation.device) / 10
     gain_db = 2 * probe.frequency_mhz * (assumed - passed * step_cm)
-    amplitude = torch.pow(10.0, gain_db.clamp(max=_ENHANCEMENT_DB_MAX) / 20)
+    raised_db = _ENHANCEMENT_DB * torch.tanh(gain_db.clamp(min=0) / _ENHANCEMENT_DB)
+    amplitude = torch.pow(10.0, (raised_db + gain_db.clamp(max=0)) / 20)
     lateral = (min(3, probe.lines), min(3, probe.planes))
     lateral = (1, *(n if n % 2 else 1 for n in lateral))
     padding = tuple(n // 2 for n in lateral)
