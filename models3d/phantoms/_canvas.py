@@ -1,0 +1,54 @@
+"""What the parts of the prenatal phantom draw on: a material map and a label map of one space."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models3d.phantoms._shapes import Space
+
+Box = tuple[slice, slice, slice]
+
+BACKGROUND, PLACENTA, SAC, FETUS = range(4)
+LABEL_NAMES = {PLACENTA: "placenta", SAC: "gestational_sac", FETUS: "fetus"}
+
+# A voxel holds the index of its material here; "surrounding" is also what lies outside the map.
+MATERIALS = (
+    "surrounding", "skin", "fat", "muscle", "fascia", "bowel", "gas", "pelvic_bone", "urine", "bladder_wall",
+    "myometrium", "cervix", "fibroid", "canal", "decidua", "basal_plate", "subchorionic",
+    "placenta", "lacuna", "chorionic_plate", "amniotic_fluid", "coelomic_fluid", "membrane", "septum",
+    "yolk_wall", "cord", "cord_vessel",
+    "fetal_soft", "fetal_organ", "fetal_lung", "fetal_fluid", "brain", "ventricle", "choroid_plexus", "falx",
+    "skull", "fetal_bone",
+    "organ", "vessel",
+)  # fmt: skip
+INDEX = {name: index for index, name in enumerate(MATERIALS)}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Canvas:
+    """Material and label of every voxel, ``z y x`` uint8, written in place."""
+
+    space: Space
+    materials: NDArray[np.uint8]
+    labels: NDArray[np.uint8]
+
+    def fill(
+        self, mask: np.ndarray, material: str, *, box: Box | None = None, label: int | None = None
+    ) -> None:
+        """Set the material (and label) of the voxels of ``mask``, which covers ``box``."""
+        box = box or self.space.whole
+        self.materials[box][mask] = INDEX[material]
+        if label is not None:
+            self.labels[box][mask] = label
+
+    def part(self, box: Box) -> Canvas:
+        """The canvas of one box, which writes into this one."""
+        return Canvas(self.space.part(box), self.materials[box], self.labels[box])
+
+
+def blank(space: Space) -> Canvas:
+    """A canvas of nothing but the surrounding tissue."""
+    return Canvas(space, np.zeros(space.shape, np.uint8), np.zeros(space.shape, np.uint8))
