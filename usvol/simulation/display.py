@@ -13,18 +13,27 @@ from torch.nn import functional as F
 from usvol.simulation.probe import Imaging
 
 _SPECKLE_DB = 5.57  # standard deviation of log-compressed Rayleigh speckle
-_TISSUE_AT = 0.62  # of the range: where bright tissue is shown at a gain of 0
+_SOFT_DB = -7.0  # typical soft tissue, relative to bright tissue
+_AUTO_DB = 25.0  # the most that automatic gain corrects
+_TISSUE_AT = 0.6  # of the range: where bright tissue is shown at a gain of 0
 
 
 def grey_levels(envelope: Tensor, imaging: Imaging) -> Tensor:
     """Compress an envelope ``r az el`` logarithmically, apply grey map and post filters: float32, 0-1."""
-    level_db = 20 * torch.log10(envelope.clamp(min=1e-8)) + imaging.gain_db
+    level_db = 20 * torch.log10(envelope.clamp(min=1e-8))
+    level_db += imaging.gain_db + imaging.auto_gain * _offset_db(level_db)
     shown = (_TISSUE_AT + level_db / imaging.dynamic_range_db).clamp(0, 1)
     if imaging.smoothing > 0:
         shown = _despeckled(shown, imaging)
     if imaging.sharpening > 0:
         shown = _sharpened(shown, imaging.sharpening)
     return _mapped(shown, imaging)
+
+
+def _offset_db(level_db: Tensor) -> float:
+    """Gain that puts the upper quartile of all levels at that of soft tissue, as an operator would."""
+    upper = float(torch.quantile(level_db[::3, ::2, ::2].flatten(), 0.75))
+    return max(-_AUTO_DB, min(_AUTO_DB, _SOFT_DB - upper))
 
 
 def _mapped(shown: Tensor, imaging: Imaging) -> Tensor:

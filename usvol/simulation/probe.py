@@ -94,7 +94,8 @@ class Imaging:
     Levels are relative to bright soft tissue (``Tissue.echo_db`` 0).
 
     Attributes:
-        dynamic_range_db: from black to white; ``gain_db`` shifts it (0: bright tissue at 0.62 of the range).
+        dynamic_range_db: from black to white; ``gain_db`` shifts it (0: bright tissue at 0.6 of the range).
+        auto_gain: part (0-1) of the wrong brightness that is corrected; per image, so leave it 0 in cines.
         tgc_db_cm_mhz: attenuation the time gain compensation assumes.
         tgc_error_db: errors of its sliders, evenly spaced in depth.
         gamma, contrast: grey map: power, then blend (0-1) with an S-curve.
@@ -115,6 +116,7 @@ class Imaging:
 
     dynamic_range_db: float = 60.0
     gain_db: float = 0.0
+    auto_gain: float = 0.0
     tgc_db_cm_mhz: float = 0.4
     tgc_error_db: tuple[float, ...] = (0.0,)
     gamma: float = 1.0
@@ -216,7 +218,7 @@ def draw_probe(
 def draw_imaging(rng: np.random.Generator) -> Imaging:
     """Draw scanner settings, wide enough to hold those of most vendors and most patients.
 
-    Dynamic range 35-75 dB, gain ±8 dB, TGC assumed 0.35-0.58 dB/cm/MHz with errors of 2 dB (eight sliders),
+    Dynamic range 35-75 dB, gain ±8 dB, TGC assumed 0.4-0.6 dB/cm/MHz with errors of 2 dB (eight sliders),
     gamma 0.7-1.4, S-curve 0-0.7, 1-3 looks, clutter -60 to -34 dB, haze -38 to -16 dB over 2-14 mm, and the
     rest as below.
     """
@@ -227,13 +229,14 @@ def draw_imaging(rng: np.random.Generator) -> Imaging:
     return Imaging(
         dynamic_range_db=between(35, 75),
         gain_db=float(np.clip(rng.normal(0, 4), -8, 8)),
-        tgc_db_cm_mhz=between(0.35, 0.58),
+        auto_gain=between(0.5, 1),
+        tgc_db_cm_mhz=between(0.4, 0.6),
         tgc_error_db=tuple(rng.normal(0, 2, 8).round(2).tolist()),
         gamma=between(0.7, 1.4),
         contrast=between(0, 0.7),
         reject=between(0, 0.08),
         compounding=int(rng.choice((1, 2, 3), p=(0.5, 0.3, 0.2))),
-        penetration_mm=between(140, 320),
+        penetration_mm=between(160, 360),
         clutter_db=between(-60, -34),
         haze_db=between(-38, -16),
         haze_mm=between(2, 14),

@@ -15,7 +15,7 @@ from usvol.simulation.beam_geometry import beam_points, pitches_mm, ranges_mm
 from usvol.simulation.probe import Imaging, Probe
 from usvol.simulation.tissue import Anatomy
 
-_ENHANCEMENT_DB = 9.0  # sonographers turn the gain down before what lies behind fluid burns out
+_ENHANCEMENT_DB = 8.0  # sonographers turn the gain down before what lies behind fluid burns out
 _OCTAVES_MM = (2.0, 4.0, 8.0, 16.0)
 
 
