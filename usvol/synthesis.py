@@ -13,6 +13,11 @@ from usvol.formats.nifti import write_nifti
 from usvol.formats.video_writing import write_video
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
+    from pydantic import BaseModel
+
+    from usvol.result import Labels
     from usvol.scan import Scan
 
 NOTICE = "Simulated by a phantom: no patient, no device."
@@ -20,10 +25,11 @@ NOTICE = "Simulated by a phantom: no patient, no device."
 
 @dataclass(frozen=True, slots=True)
 class Synthetic:
-    """A synthetic scan on disk and the truth it was made from."""
+    """A synthetic scan on disk and the truth it was made from; ``labels`` is its label map, if any."""
 
     path: Path
     truth: Mapping[str, Any]
+    labels: Path | None = None
 
 
 def synthesise(
@@ -36,7 +42,9 @@ def synthesise(
 ) -> list[Synthetic]:
     """Write ``count`` scans of a phantom, seeds ``seed``, ``seed + 1``, …, each with ``<name>.json``.
 
-    Planar cines become .avi (MJPEG), all else .nii.gz on the phantom's grid.
+    Planar cines become .avi (MJPEG), all else .nii.gz on the phantom's grid. A phantom that offers
+    ``simulate_labelled(seed, config) -> (scan, labels, truth)`` gets ``<name>_labels.nii.gz`` as well, on the
+    grid of its scan.
 
     Raises:
         TaskError: no such phantom. ConfigError: a setting is unknown or out of range.
@@ -46,8 +54,9 @@ def synthesise(
     out.mkdir(parents=True, exist_ok=True)
     made: list[Synthetic] = []
     for number in range(seed, seed + count):
-        scan, truth = source.simulate(number, config)
-        path = _write(scan, out / f"simulated_{phantom}_{number:04d}")
+        scan, labels, truth = _simulate(source, number, config)
+        stem = out / f"simulated_{phantom}_{number:04d}"
+        path = _write(scan, stem)
         facts = {
             "schema": "usvol.synthetic/1",
             "phantom": phantom,
@@ -56,9 +65,31 @@ def synthesise(
             "truth": truth,
             "notice": NOTICE,
         }
-        writing.write_json(path.parent / f"simulated_{phantom}_{number:04d}.json", facts)
-        made.append(Synthetic(path, truth))
+        label_path = None
+        if labels is not None:
+            label_path = _write_labels(labels, stem.with_name(f"{stem.name}_labels.nii.gz"))
+            facts["labels"] = {
+                "file": label_path.name,
+                "names": {str(value): name for value, name in labels.names.items()},
+            }
+        writing.write_json(stem.with_name(f"{stem.name}.json"), facts)
+        made.append(Synthetic(path, truth, label_path))
     return made
+
+
+def _simulate(source: ModuleType, seed: int, config: BaseModel) -> tuple[Scan, Labels | None, dict[str, Any]]:
+    if hasattr(source, "simulate_labelled"):
+        return source.simulate_labelled(seed, config)
+    scan, truth = source.simulate(seed, config)
+    return scan, None, truth
+
+
+def _write_labels(labels: Labels, path: Path) -> Path:
+    import numpy as np
+
+    data = np.asarray(labels.data)
+    write_nifti(path, data[0] if data.shape[0] == 1 else data, grid=labels.grid)
+    return path
 
 
 def _write(scan: Scan, stem: Path) -> Path:

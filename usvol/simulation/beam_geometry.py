@@ -59,7 +59,7 @@ def beam_index(probe: Probe, points: tuple[Tensor, Tensor, Tensor]) -> Tensor:
     """Fractional index (r, az, el) of the sample at world z, y, x: float (..., 3)."""
     z, y, x = points
     if probe.is_planar:
-        depth, elevation = y, torch.zeros(())
+        depth, elevation = y, torch.zeros((), device=y.device)
     else:
         distance = torch.hypot(z, y + probe.sweep_radius_mm)
         depth, elevation = distance - probe.sweep_radius_mm, torch.atan2(z, y + probe.sweep_radius_mm)
