@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 
 from usvol.errors import KindError, UnknownTimeError
-from usvol.result import Curve, Labels
+from usvol.result import Curve, Labels, Surface
 from usvol.scan import Grid, Vec3
 
 NO_SCALE = "its file carries no scale"
@@ -49,6 +49,18 @@ def area_mm2(labels: Labels, label: int, *, frame: int = 0, reason: str = NO_SCA
     if not labels.grid.is_planar:
         raise KindError("An area in mm² needs a planar scan, and this one is a volume. Measure its volume.")
     return _count(labels, label, frame) * y_mm * x_mm
+
+
+def surface_area_cm2(surface: Surface, grid: Grid, *, reason: str = NO_SCALE) -> float:
+    """Return the area in cm² of a mesh in world coordinates of ``grid``: the sum of its triangles.
+
+    Raises:
+        UncalibratedError: the grid carries no scale, so its world unit is no millimetre.
+    """
+    grid.require_spacing_mm("a surface area", reason)
+    corners = np.asarray(surface.vertices, float)[np.asarray(surface.faces)]
+    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    return float(np.linalg.norm(normals, axis=1).sum()) / 2 / 100
 
 
 def length_mm(points: Sequence[Vec3], grid: Grid, *, reason: str = NO_SCALE) -> float:

@@ -74,14 +74,38 @@ def resize(scan: Scan, shape: Shape3) -> Scan:
 def restore(finding: Finding, grid: Grid) -> Finding:
     """Put a finding back on ``grid``, normally the grid of the file as read.
 
-    ``Labels`` are resampled by nearest neighbour and ``Heatmap`` linearly; everything else is in world
-    coordinates, which every grid derived from one file shares (in mm, or in file samples), and is unchanged.
+    ``Labels`` are resampled by nearest neighbour, or where they carry ``evidence`` by that: linearly, then
+    the likeliest label. ``Heatmap`` is resampled linearly; everything else is in world coordinates, which
+    every grid derived from one file shares (in mm, or in file samples), and is unchanged.
     """
+    if isinstance(finding, Labels) and finding.evidence is not None:
+        data = (
+            finding.data if finding.grid == grid else _likeliest(finding.evidence, finding.grid, target=grid)
+        )
+        return dataclasses.replace(finding, data=data, grid=grid, evidence=None)
     if not isinstance(finding, Labels | Heatmap) or finding.grid == grid:
         return finding
     mode = "nearest" if isinstance(finding, Labels) else "linear"
     data = sample_on(finding.data[:, None], finding.grid, target=grid, mode=mode)[:, 0]
     return dataclasses.replace(finding, data=data, grid=grid)
+
+
+def _likeliest(evidence: Tensor, source: Grid, *, target: Grid) -> Tensor:
+    """Return the label ``t z y x`` (uint8) of most evidence ``t value z y x``; 0 outside ``source``."""
+    labels = torch.zeros(evidence.shape[0], *target.shape, dtype=torch.uint8)
+    corners = np.array(np.meshgrid(*[(-1, n) for n in source.shape], indexing="ij")).reshape(3, -1).T
+    index = target.to_index(source.to_world(corners))
+    low = np.clip(np.floor(index.min(0)), 0, target.shape).astype(int)
+    high = np.clip(np.ceil(index.max(0)) + 1, 0, target.shape).astype(int)
+    if (high <= low).any():
+        return labels
+    z, y, x = (int(n) for n in high - low)
+    for start, count in _slabs((z, y, x)):
+        slab = target.crop((low[0] + start, low[1], low[2]), (count, y, x))
+        found = sample_on(evidence, source, target=slab).argmax(1).to(torch.uint8)
+        first = int(low[0]) + start
+        labels[:, first : first + count, int(low[1]) : int(high[1]), int(low[2]) : int(high[2])] = found
+    return labels
 
 
 def to_beam_space(scan: Scan, *, depth_samples: int, lines: int) -> Tensor:

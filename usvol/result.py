@@ -24,6 +24,11 @@ class Labels:
     Attributes:
         names: label value to structure name, such as ``{1: "placenta"}``.
         frame_indices: positions in the scan of the frames labelled; None for all of them.
+        evidence: chance of each label value ``t value z y x`` (float) whose largest is ``data``, or None. A
+            task may leave it for ``resampling.restore``, which places boundaries by it between the samples;
+            no result carries it.
+        size_range: by label value, the factors between which its size lay in the network's repeated answers
+            (test-time augmentation), or None.
     """
 
     name: str
@@ -31,6 +36,8 @@ class Labels:
     grid: Grid
     names: Mapping[int, str]
     frame_indices: tuple[int, ...] | None = None
+    evidence: Tensor | None = None
+    size_range: Mapping[int, tuple[float, float]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,7 +61,7 @@ class Settings(FitSettings):
         (0.6, 1.4, 1.0, 1.2), description="of background, placenta, sac and fetus in the cross-entropy"
     )
     pose: float = Field(1.0, ge=0, le=1, description="strength of geometric augmentation")
-    picture: float = Field(1.0, ge=0, le=1, description="how often grey levels are varied")
+    picture: float = Field(0.7, ge=0, le=1, description="how often grey levels are varied")
 
     @field_validator("size")
     @classmethod

@@ -38,6 +38,25 @@ def working(scan: Scan, *, side: int) -> Scan:
     return dataclasses.replace(resized, sector=_convex(resized))
 
 
+def native_side(scan: Scan, *, least: int, most: int) -> int:
+    """Return how many samples of its finest spacing the longest side of a volume holds, within limits."""
+    step = np.asarray(scan.grid.step)
+    count = float((np.asarray(scan.grid.shape) * step).max() / step.min())
+    return int(np.clip(round(count), least, most))
+
+
+def cropped(scan: Scan, start: Shape3, *, shape: Shape3) -> Scan:
+    """Cut a block of ``shape`` at index ``start`` out of a volume, its sector with it."""
+    block = tuple(slice(a, a + n) for a, n in zip(start, shape, strict=True))
+    cut = scan.with_data(
+        scan.data[(..., *block)], grid=scan.grid.crop(start, shape), step=f"cut {shape} at {start}"
+    )
+    if scan.sector is None:
+        return cut
+    mask = scan.sector.mask.reshape(scan.grid.shape)[block]
+    return dataclasses.replace(cut, sector=dataclasses.replace(scan.sector, mask=mask))
+
+
 def grey_levels(scan: Scan, *, frame: int = 0) -> tuple[Tensor, Tensor]:
     """Return one frame ``z y x`` scaled to 0-1 between percentiles inside the sector, and the sector."""
     assert scan.sector is not None

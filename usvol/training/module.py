@@ -55,4 +55,7 @@ class Fit(lightning.LightningModule):
         inner = self.averaged.module
         if not isinstance(inner, nn.Module):
             raise TypeError("the average holds no network")
-        return {name: value.detach().cpu().clone() for name, value in inner.state_dict().items()}
+        return {
+            name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, value in inner.state_dict().items()
+        }

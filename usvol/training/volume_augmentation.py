@@ -33,24 +33,22 @@ class LabelledVolume:
 
 
 def vary_pose(volume: LabelledVolume, *, side: int, strength: float = 1.0) -> LabelledVolume:
-    """Turn, mirror, scale (0.7-1.5), stretch (up to 15 % per axis) and shift; sample on ``side``³ voxels.
+    """Turn, mirror, stretch (up to 15 % per axis) and frame anew; sample on ``side``³ voxels.
 
     All 48 orientations are equally likely; half the volumes are also turned by any small angle (normal, 15°).
-    At scale 1 the longest side of the volume fills the cube. ``strength`` 0 keeps the pose.
+    The frame is the whole view, or what is labelled with some room around, or anything between.
+    ``strength`` 0 keeps the pose: the longest side of the volume fills the cube.
     """
     size = torch.tensor(volume.grey.shape, dtype=torch.float32)
-    matrix, shift = torch.eye(3), torch.zeros(3)
+    matrix, centre, view = torch.eye(3), torch.zeros(3), size.max()
     if strength > 0:
         matrix = _SIGNED_PERMUTATIONS[int(torch.randint(48, ()))].clone()
         if _chance(0.5):
             matrix = matrix @ _rotation(torch.randn(3) * math.radians(15) * strength)
         matrix = matrix * torch.exp(_uniform(-0.15, 0.15, 3) * strength)
-        matrix = matrix * torch.exp(_uniform(math.log(1 / 1.5), math.log(1 / 0.7)) * strength)
-        shift = _look_at(volume.labels, size, strength)
-    scale = size.max() / size
-    theta = torch.cat([matrix * scale[:, None], shift[:, None]], 1)
+        centre, view = _framed(volume.labels, size)
     # affine_grid counts x, y, z.
-    theta = theta.flip(0)[:, [2, 1, 0, 3]]
+    theta = torch.cat([matrix * (view / size)[:, None], centre[:, None]], 1).flip(0)[:, [2, 1, 0, 3]]
     place = F.affine_grid(theta[None], [1, 1, side, side, side], align_corners=False)
     both = torch.stack([volume.mask.float(), volume.labels.float()])[None]
     mask, labels = F.grid_sample(both, place, mode="nearest", align_corners=False)[0]
@@ -161,10 +159,10 @@ def _regraded(grey: Tensor) -> Tensor:
     if _chance(0.15):
         # What a scanner shows is proportional to dB: undo that in part (10-25 dB kept out of it).
         grey = 10 ** ((grey - 1) * _uniform(0.3, 1.2))
-    grey = grey.clamp(0, 1) ** torch.exp(_uniform(-0.8, 0.8))
+    grey = grey.clamp(0, 1) ** torch.exp(_uniform(-0.6, 0.6))
     if _chance(0.5):
         # A low threshold lets the dark fall to black, a high one saturates the bright.
-        low, high = _uniform(-0.15, 0.25), _uniform(0.6, 1.2)
+        low, high = _uniform(-0.15, 0.15), _uniform(0.7, 1.2)
         grey = (grey - low) / (high - low)
     return grey.clamp(0, 1)
 
@@ -200,15 +198,21 @@ def _coordinates(shape: torch.Size) -> Tensor:
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
 
 
-def _look_at(labels: Tensor, size: Tensor, strength: float) -> Tensor:
-    """Return a shift (normalised) towards what is labelled, so that enlarging does not lose it."""
-    shift = _uniform(-0.12, 0.12, 3) * strength
-    thin = labels[::4, ::4, ::4]
-    inside = (thin > 0).nonzero()
-    if not len(inside) or _chance(0.3):
-        return shift
-    middle = (inside.float().mean(0) * 4 + 0.5) / size * 2 - 1
-    return shift + middle * float(_uniform(0.3, 1.0)) * strength
+def _framed(labels: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+    """Draw the centre (-1 to 1) and the side (voxels) of a cube to look at."""
+    whole = size.max() * _uniform(0.85, 1.2)
+    inside = (labels[::2, ::2, ::2] > 0).nonzero().float() * 2
+    draw = float(torch.rand(()))
+    if not len(inside) or draw < 0.35:
+        return _uniform(-0.08, 0.08, 3), whole
+    low, high = inside.min(0).values, inside.max(0).values + 2
+    tight = (high - low).max() * _uniform(1.15, 1.7)
+    if draw < 0.65:
+        tight = tight * (whole / tight).clamp_min(1) ** torch.rand(())
+    middle = (low + high) / 2 + _uniform(-0.15, 0.15, 3) * tight
+    # The wider the frame, the nearer its centre is to the volume's.
+    share = ((tight - (high - low).max()) / (whole - (high - low).max()).clamp_min(1)).clamp(0, 1)
+    return (middle / size * 2 - 1) * (1 - share), tight
 
 
 def _rotation(angles: Tensor) -> Tensor:
