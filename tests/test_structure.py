@@ -23,7 +23,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"formats", "loading", "weights", "resampling"}),
     frozenset({
         "canonical", "sector", "fan_fitting", "inference", "runtime", "postprocessing",
-        "measurement", "metrics", "explain", "quality", "simulation", "registry",
+        "measurement", "metrics", "explain", "quality", "seeding", "simulation", "registry",
     }),
     # batch.outcome is a plain record, which the report shows.
     frozenset({"encoding", "writing", "report", "pipeline", "batch.outcome"}),
