@@ -229,7 +229,7 @@ def draw_imaging(rng: np.random.Generator) -> Imaging:
     return Imaging(
         dynamic_range_db=between(35, 75),
         gain_db=float(np.clip(rng.normal(0, 4), -8, 8)),
-        auto_gain=between(0.5, 1),
+        auto_gain=between(0.75, 1),
         tgc_db_cm_mhz=between(0.4, 0.6),
         tgc_error_db=tuple(rng.normal(0, 2, 8).round(2).tolist()),
         gamma=between(0.7, 1.4),
