@@ -94,7 +94,7 @@ def draw_scene(rng: np.random.Generator, level: int) -> tuple[Scene, dict[str, o
     twins = level > 0 and rng.random() < 0.2
     crl = rng.uniform(*((46, 72) if twins else (32, 84)))
     days = 8.052 * np.sqrt(crl * 1.037) + 23.73
-    mean_radius = (days - 30) * rng.uniform(0.95, 1.2) / 2 * (1.22 if twins else 1.0)
+    mean_radius = (days - 30) * rng.uniform(0.9, 1.1) / 2 * (1.15 if twins else 1.0)
     shape = np.array([rng.uniform(1.1, 1.35), rng.uniform(0.8, 1.0), 1.0])
     radii = mean_radius * shape / np.prod(shape) ** (1 / 3)
     radii = np.clip(rng.permutation(radii), 20, 50)
