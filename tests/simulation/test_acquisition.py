@@ -148,6 +148,10 @@ def test_nonsense_is_refused():
         Probe("convex", 0, depth_mm=50, focus_mm=25)
     with pytest.raises(ValueError, match="JPEG"):
         Imaging(jpeg_quality=0)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        Imaging(smoothing=1.5)
+    with pytest.raises(ValueError, match="aberration"):
+        Imaging(aberration=0.5)
     with pytest.raises(ValueError, match="attenuation"):
         Tissue("odd", 0, -1, 1.5)
     with pytest.raises(ValueError, match="do not lie on"):

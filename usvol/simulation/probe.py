@@ -141,8 +141,11 @@ class Imaging:
     def __post_init__(self) -> None:
         if self.dynamic_range_db <= 0 or self.gamma <= 0 or self.compounding < 1 or not self.tgc_error_db:
             raise ValueError("dynamic range and gamma must be above 0, looks at least 1, sliders at least 1")
-        if not all(0 <= part <= 1 for part in (self.contrast, self.dropout, self.smoothing, self.sharpening)):
-            raise ValueError("contrast, dropout, smoothing and sharpening lie between 0 and 1")
+        parts = (self.auto_gain, self.contrast, self.reject, self.dropout, self.smoothing, self.sharpening)
+        if not all(0 <= part <= 1 for part in parts) or self.reject == 1:
+            raise ValueError("gain correction, contrast, reject, dropout and filters lie between 0 and 1")
+        if self.aberration < 1:
+            raise ValueError(f"aberration widens the beam: 1 or more, got {self.aberration}")
         if self.jpeg_quality is not None and not 1 <= self.jpeg_quality <= 95:
             raise ValueError(f"JPEG quality lies between 1 and 95, got {self.jpeg_quality}")
 
