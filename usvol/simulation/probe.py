@@ -239,7 +239,7 @@ def draw_imaging(rng: np.random.Generator) -> Imaging:
         contrast=between(0, 0.7),
         reject=between(0, 0.08),
         compounding=int(rng.choice((1, 2, 3), p=(0.5, 0.3, 0.2))),
-        penetration_mm=between(160, 360),
+        penetration_mm=between(220, 420),
         clutter_db=between(-60, -34),
         haze_db=between(-38, -16),
         haze_mm=between(2, 14),
