@@ -5,6 +5,10 @@ compared with those of its training cases (Mahalanobis distance, Lee et al., Neu
 covariance of Ledoit & Wolf, J Multivariate Anal 88:365, 2004). The limit is the operating point: a stated
 share of held-out cases of the training kind lies beyond it. The statistics travel with the weights.
 
+Chosen by trial against the distance to the 5th nearest training case (Sun et al., ICML 2022), on features of
+``covid_severity``: with limits at 5 % false alarms, it flagged 65 % of lung clips of other devices (POCUS,
+convex) instead of 31 to 55 %.
+
 The checks of the image need no network and serve any task.
 """
 
@@ -65,7 +69,8 @@ def fit(features: Tensor, held_out: Tensor, *, false_alarm_rate: float = 0.01) -
     cases than the rate needs, k is 1: their largest distance, at a rate of 1 / (n + 1).
 
     Args:
-        features: one row per training case (n, d), n at least 2.
+        features: one row per training case (n, d), n at least 2; a few hundred columns at most, for the
+            file keeps d × d numbers.
         held_out: the same of cases the network was not trained on (m, d), of the same kind.
         false_alarm_rate: wanted share of in-distribution cases that are flagged, 0-1.
 
