@@ -24,6 +24,7 @@ MATERIALS = (
     "skull", "fetal_bone",
     "organ", "vessel",
 )  # fmt: skip
+_CLEAR = 255
 INDEX = {name: index for index, name in enumerate(MATERIALS)}
 
 
@@ -48,7 +49,24 @@ class Canvas:
         """The canvas of one box, which writes into this one."""
         return Canvas(self.space.part(box), self.materials[box], self.labels[box])
 
+    def paste(self, other: Canvas) -> None:
+        """Copy what was drawn on another canvas, whose voxels lie on this one's lattice."""
+        start = np.subtract(other.space.origin_mm, self.space.origin_mm) / self.space.voxel_mm
+        first = [round(float(v)) for v in start]
+        low = [max(-v, 0) for v in first]
+        high = [min(n, m - v) for n, m, v in zip(other.space.shape, self.space.shape, first, strict=True)]
+        source = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+        target = tuple(slice(v + a, v + b) for v, a, b in zip(first, low, high, strict=True))
+        drawn = other.materials[source] != _CLEAR
+        self.materials[target][drawn] = other.materials[source][drawn]
+        self.labels[target][drawn] = other.labels[source][drawn]
+
 
 def blank(space: Space) -> Canvas:
     """A canvas of nothing but the surrounding tissue."""
     return Canvas(space, np.zeros(space.shape, np.uint8), np.zeros(space.shape, np.uint8))
+
+
+def clear(space: Space) -> Canvas:
+    """A canvas to ``paste``, on which nothing is drawn yet."""
+    return Canvas(space, np.full(space.shape, _CLEAR, np.uint8), np.zeros(space.shape, np.uint8))

@@ -31,7 +31,9 @@ def fill_fetus(rng: np.random.Generator, canvas: Canvas, *, fetus: Fetus, limit_
     if min(space.shape) < 2:
         return
     depth = _outline(space, fetus)
-    depth += smooth_field(rng, space, rng.uniform(5, 12)) * np.float32(rng.uniform(0.1, 0.02 * fetus.crl_mm))
+    depth += smooth_field(rng, space, correlation_mm=rng.uniform(5, 12)) * np.float32(
+        rng.uniform(0.0, 0.013) * fetus.crl_mm
+    )
     np.maximum(depth, limit_mm[box] + np.float32(0.3), out=depth)
     inside = depth < 0
     canvas.fill(inside, "fetal_soft", box=box, label=FETUS)
@@ -54,7 +56,7 @@ def _outline(space: Space, fetus: Fetus) -> Array:
             reach = np.abs(part.ends[1] - part.ends[0]) / 2 + max(part.radii) + _MARGIN_MM
             box = space.box(part.ends.mean(0), reach)
             near = space.part(box)
-            distance = round_cone(near, part.ends, part.radii)
+            distance = round_cone(near, part.ends, radii_mm=part.radii)
         else:
             box = space.box(part.centre, _reach(part) + _MARGIN_MM)
             near = space.part(box)
@@ -62,7 +64,7 @@ def _outline(space: Space, fetus: Fetus) -> Array:
         if distance.size:
             # Limbs keep their shape; head, neck and trunk flow into each other.
             narrow = part.name in ("arm", "leg", "nose")
-            field[box] = blended(field[box], distance, width_mm * (0.35 if narrow else 1.0))
+            field[box] = blended(field[box], distance, width_mm=width_mm * (0.35 if narrow else 1.0))
     return field
 
 
@@ -106,7 +108,7 @@ def _fill_head(rng: np.random.Generator, canvas: Canvas, *, fetus: Fetus) -> Non
     if fetus.details.skull:
         shell = (depth < -scalp_mm) & (depth > inner)
         # Sutures, fontanelles and what is not yet bone.
-        patchy = smooth_field(rng, space, rng.uniform(5, 10)) < rng.uniform(0.6, 2.5)
+        patchy = smooth_field(rng, space, correlation_mm=rng.uniform(5, 10)) < rng.uniform(0.6, 2.5)
         canvas.fill(fetal & shell & patchy, "skull", box=box)
 
 
@@ -134,7 +136,7 @@ def _fill_spine(rng: np.random.Generator, canvas: Canvas, *, fetus: Fetus) -> No
             centre = vertebra + fetus.axes[:, 2] * side * spread - fetus.axes[:, 1] * abs(side) * spread
             box, space, fetal = _within(canvas, centre, radius + 1)
             canvas.fill(
-                fetal & (round_cone(space, np.stack([centre, centre]), (radius, radius)) < 0),
+                fetal & (round_cone(space, np.stack([centre, centre]), radii_mm=(radius, radius)) < 0),
                 "fetal_bone",
                 box=box,
             )
@@ -166,4 +168,6 @@ def _fill_bones(canvas: Canvas, fetus: Fetus) -> None:
         shaft = part.ends[0] + np.array([[0.14], [0.86]]) * (part.ends[1] - part.ends[0])
         box, space, fetal = _within(canvas, shaft.mean(0), np.abs(shaft[1] - shaft[0]) / 2 + radius + 1)
         if fetal.size:
-            canvas.fill(fetal & (round_cone(space, shaft, (radius, radius)) < 0), "fetal_bone", box=box)
+            canvas.fill(
+                fetal & (round_cone(space, shaft, radii_mm=(radius, radius)) < 0), "fetal_bone", box=box
+            )

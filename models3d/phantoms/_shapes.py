@@ -73,7 +73,7 @@ class Space:
         return ((np.asarray(points_mm) - self.origin_mm) / self.voxel_mm).T
 
 
-def smooth_field(rng: np.random.Generator, space: Space, correlation_mm: float) -> Array:
+def smooth_field(rng: np.random.Generator, space: Space, *, correlation_mm: float) -> Array:
     """Draw a random field of unit variance and roughly Gaussian correlation over ``space``."""
     step_mm = max(correlation_mm / 1.6, space.voxel_mm)
     coarse = tuple(max(2, math.ceil(n * space.voxel_mm / step_mm) + 1) for n in space.shape)
@@ -110,7 +110,7 @@ def ellipsoid_at(local: list[Array], radii_mm: np.ndarray) -> Array:
     return value * (value - np.float32(1)) / np.sqrt(slope + np.float32(1e-12))
 
 
-def round_cone(space: Space, ends_mm: np.ndarray, radii_mm: tuple[float, float]) -> Array:
+def round_cone(space: Space, ends_mm: np.ndarray, *, radii_mm: tuple[float, float]) -> Array:
     """Distance to a capsule from ``ends_mm[0]`` to ``ends_mm[1]`` with a radius at each end."""
     a, b = np.asarray(ends_mm, np.float64)
     length = max(float(np.linalg.norm(b - a)), 1e-6)
@@ -128,7 +128,7 @@ def round_cone(space: Space, ends_mm: np.ndarray, radii_mm: tuple[float, float])
     return np.sqrt(square) - radius
 
 
-def blended(a: Array, b: Array, width_mm: float) -> Array:
+def blended(a: Array, b: Array, *, width_mm: float) -> Array:
     """Smooth union of two distances; the blend reaches ``width_mm`` either side."""
     mix = np.maximum(np.float32(width_mm) - np.abs(a - b), 0)
     return np.minimum(a, b) - np.square(mix) * np.float32(0.25 / width_mm)

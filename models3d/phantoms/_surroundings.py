@@ -39,7 +39,7 @@ def fill_wall(rng: np.random.Generator, canvas: Canvas, *, thickness_mm: float) 
     z, _, x = flat.axes()
     bottom = np.zeros((), np.float32)
     for material, thick in layers:
-        top, wave = bottom, 0.12 * thick * smooth_field(rng, flat, 45)
+        top, wave = bottom, 0.12 * thick * smooth_field(rng, flat, correlation_mm=45)
         bottom = bottom + np.maximum(thick + wave, 0.5).astype(np.float32)
         sheet = (y + np.float32(tilt[0]) * z + np.float32(tilt[1]) * x).astype(np.float32)
         canvas.fill((sheet >= top) & (sheet < bottom), material)
@@ -47,7 +47,7 @@ def fill_wall(rng: np.random.Generator, canvas: Canvas, *, thickness_mm: float) 
 
 def fill_patches(rng: np.random.Generator, canvas: Canvas) -> None:
     """Draw irregular regions of fat, muscle and bowel everywhere."""
-    field = smooth_field(rng, canvas.space, rng.uniform(18, 45))
+    field = smooth_field(rng, canvas.space, correlation_mm=rng.uniform(18, 45))
     for material, level in (("fat", rng.uniform(0.2, 1)), ("muscle", rng.uniform(0.8, 1.5))):
         canvas.fill(field > np.float32(level), material)
     canvas.fill(field < np.float32(rng.uniform(-1.2, -0.4)), "bowel")
@@ -62,7 +62,7 @@ def fill_bladder(rng: np.random.Generator, canvas: Canvas, *, centre_mm: np.ndar
     if min(space.shape) < 2:
         return
     depth = ellipsoid(space, centre_mm, frame=tilt, radii_mm=radii)
-    depth = depth + np.float32(rng.uniform(0, 2.5)) * smooth_field(rng, space, 22)
+    depth = depth + np.float32(rng.uniform(0, 2.5)) * smooth_field(rng, space, correlation_mm=22)
     canvas.fill(depth < rng.uniform(1.5, 4), "bladder_wall", box=box)
     canvas.fill(depth < 0, "urine", box=box)
 
@@ -85,7 +85,7 @@ def fill_gas(
         loop = ellipsoid(space, centre, frame=random_rotation(rng), radii_mm=radii * 1.5)
         canvas.fill(loop < 0, "bowel", box=box)
         gas = ellipsoid(space, centre, frame=random_rotation(rng), radii_mm=radii)
-        canvas.fill(gas + 1.5 * smooth_field(rng, space, 8) < 0, "gas", box=box)
+        canvas.fill(gas + 1.5 * smooth_field(rng, space, correlation_mm=8) < 0, "gas", box=box)
 
 
 def fill_bone(rng: np.random.Generator, canvas: Canvas, *, below_mm: float) -> None:
@@ -100,7 +100,7 @@ def fill_organ(rng: np.random.Generator, canvas: Canvas, *, centre_mm: np.ndarra
     space = canvas.space
     radii = rng.uniform(28, 85, 3)
     depth = ellipsoid(space, centre_mm, frame=random_rotation(rng), radii_mm=radii)
-    depth = depth + np.float32(rng.uniform(0, 6)) * smooth_field(rng, space, 35)
+    depth = depth + np.float32(rng.uniform(0, 6)) * smooth_field(rng, space, correlation_mm=35)
     inside = depth < 0
     canvas.fill(inside, "organ")
     for _ in range(int(rng.integers(0, 7))):
@@ -110,7 +110,7 @@ def fill_organ(rng: np.random.Generator, canvas: Canvas, *, centre_mm: np.ndarra
         box = space.box(ends.mean(0), np.abs(ends[1] - ends[0]) / 2 + max(width) + 1)
         near = space.part(box)
         if min(near.shape):
-            canvas.fill(inside[box] & (round_cone(near, ends, width) < 0), "vessel", box=box)
+            canvas.fill(inside[box] & (round_cone(near, ends, radii_mm=width) < 0), "vessel", box=box)
     if rng.random() < 0.3:
         core = ellipsoid(
             space, centre_mm, frame=random_rotation(rng), radii_mm=radii * rng.uniform(0.15, 0.45, 3)

@@ -6,6 +6,7 @@ cap of drawn thickness that grows inwards, outwards or both, and the gestational
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from itertools import pairwise
@@ -73,14 +74,19 @@ class Womb:
     bed: Array
     thickness: Array
 
+    def grown(self, by_mm: float) -> Womb:
+        """The same with a sac larger by ``by_mm`` all around."""
+        step = np.float32(by_mm)
+        return dataclasses.replace(self, sac=self.sac - step, bed=self.bed - step)
+
 
 def drawn_plan(
     rng: np.random.Generator, *, crl_mm: float, fetuses: int, site: Site | None, centre_mm: np.ndarray
 ) -> Plan:
     """Draw a uterus for fetuses of a crown-rump length."""
-    long_mm = crl_mm * rng.uniform(0.5, 0.68) + rng.uniform(1, 6)
+    long_mm = crl_mm * rng.uniform(0.53, 0.7) + rng.uniform(1, 6)
     radii = np.array([long_mm, long_mm * rng.uniform(0.62, 1.0), long_mm * rng.uniform(0.66, 1.0)])
-    radii = np.maximum(radii, (0.52 * crl_mm, 0.34 * crl_mm, 0.34 * crl_mm)) * (1.2 if fetuses > 1 else 1.0)
+    radii = np.maximum(radii, (0.53 * crl_mm, 0.36 * crl_mm, 0.36 * crl_mm)) * (1.2 if fetuses > 1 else 1.0)
     drawn = SITES[rng.choice(5, p=(0.3, 0.3, 0.15, 0.13, 0.12))]
     site = site or drawn
     side = rng.choice((-1.0, 1.0))
@@ -121,7 +127,7 @@ def _frame(rng: np.random.Generator) -> np.ndarray:
     return turned(random_direction(rng), rng.normal(0, math.radians(25))) @ upright
 
 
-def womb(rng: np.random.Generator, space: Space, plan: Plan) -> Womb:
+def womb(rng: np.random.Generator, space: Space, *, plan: Plan) -> Womb:
     """Deform the cavity and grow the placenta on it."""
     size = float(plan.radii_mm.mean())
     local = [space.along(plan.frame[:, i], plan.centre_mm) for i in range(3)]
@@ -132,10 +138,13 @@ def womb(rng: np.random.Generator, space: Space, plan: Plan) -> Womb:
     side = side + bowed * np.float32(bend[1] * size)
     wide = np.clip(1 + np.float32(taper / plan.radii_mm[0]) * down, 0.7, 1.3)
     bulge = np.float32(plan.roughness * 0.13 * size)
-    local = [q + bulge * smooth_field(rng, space, 1.3 * size) for q in (down, back * wide, side * wide)]
+    local = [
+        q + bulge * smooth_field(rng, space, correlation_mm=1.3 * size)
+        for q in (down, back * wide, side * wide)
+    ]
     cavity = ellipsoid_at(local, plan.radii_mm)
     cavity = cavity + np.float32(plan.roughness * rng.uniform(0.2, 2.0)) * smooth_field(
-        rng, space, rng.uniform(10, 20)
+        rng, space, correlation_mm=rng.uniform(10, 20)
     )
     thickness = _placenta_thickness(rng, space, plan=plan, local=local)
     outward = np.float32(plan.outward)
@@ -148,9 +157,11 @@ def _placenta_thickness(rng: np.random.Generator, space: Space, *, plan: Plan, l
     length = np.sqrt(np.square(scaled[0]) + np.square(scaled[1]) + np.square(scaled[2])) + np.float32(1e-3)
     cosine = sum(q * np.float32(n) for q, n in zip(scaled, plan.site_direction, strict=True)) / length
     angle = np.arccos(np.clip(cosine, -1, 1))
-    extent = plan.extent_rad + rng.uniform(0, 0.25) * smooth_field(rng, space, rng.uniform(15, 40))
+    extent = plan.extent_rad + rng.uniform(0, 0.25) * smooth_field(
+        rng, space, correlation_mm=rng.uniform(15, 40)
+    )
     profile = np.sqrt(np.clip((extent - angle) * np.float32(1 / plan.rim_rad), 0, 1))
-    lobes = 1 + rng.uniform(0, 0.28) * smooth_field(rng, space, rng.uniform(9, 26))
+    lobes = 1 + rng.uniform(0, 0.28) * smooth_field(rng, space, correlation_mm=rng.uniform(9, 26))
     thickness = np.float32(plan.thickness_mm) * profile * np.clip(lobes, 0.5, 1.5)
     # Towards the middle of the sac directions run together: nothing grows there.
     return np.where((thickness > _EDGE_MM) & (length > 0.2), thickness, np.float32(0)).astype(np.float32)
@@ -163,7 +174,7 @@ def fill_uterus(rng: np.random.Generator, canvas: Canvas, *, womb: Womb, wall: b
         _fill_wall(rng, canvas, womb)
     near = womb.thickness > 2
     if plan.decidua_mm > 0:
-        uneven = plan.decidua_mm * (1 + 0.35 * smooth_field(rng, space, 15))
+        uneven = plan.decidua_mm * (1 + 0.35 * smooth_field(rng, space, correlation_mm=15))
         canvas.fill(womb.bed < uneven, "decidua")
     if rng.random() < 0.5:
         canvas.fill(near & (womb.bed < np.float32(rng.uniform(1.2, 3.5))), "basal_plate")
@@ -171,7 +182,7 @@ def fill_uterus(rng: np.random.Generator, canvas: Canvas, *, womb: Womb, wall: b
         _fill_subchorionic(rng, canvas, womb)
     canvas.fill(womb.bed < 0, "placenta", label=PLACENTA)
     if rng.random() < 0.5:
-        holes = smooth_field(rng, space, rng.uniform(4, 9)) > rng.uniform(1.4, 2.4)
+        holes = smooth_field(rng, space, correlation_mm=rng.uniform(4, 9)) > rng.uniform(1.4, 2.4)
         canvas.fill((womb.bed < -1.5) & near & holes, "lacuna")
     if rng.random() < 0.4:
         canvas.fill(near & (womb.sac < np.float32(max(1.0, space.voxel_mm))), "chorionic_plate")
@@ -182,7 +193,7 @@ def _fill_wall(rng: np.random.Generator, canvas: Canvas, womb: Womb) -> None:
     plan, space = womb.plan, womb.space
     uneven = rng.uniform(0.7, 1.6, 3)
     outer = ellipsoid(space, plan.centre_mm, frame=plan.frame, radii_mm=plan.radii_mm + plan.wall_mm * uneven)
-    outer = outer + np.float32(rng.uniform(0.5, 3)) * smooth_field(rng, space, 30)
+    outer = outer + np.float32(rng.uniform(0.5, 3)) * smooth_field(rng, space, correlation_mm=30)
     outer = np.minimum(outer, womb.bed - np.float32(plan.decidua_mm + rng.uniform(2, 6)))
     muscle = outer < 0
     canvas.fill(muscle, "myometrium")
@@ -190,8 +201,10 @@ def _fill_wall(rng: np.random.Generator, canvas: Canvas, womb: Womb) -> None:
         start = plan.centre_mm + plan.frame[:, 0] * plan.radii_mm[0]
         end = start + (plan.frame[:, 0] + 0.35 * random_direction(rng)) * rng.uniform(28, 45)
         ends = np.stack([start, end])
-        canvas.fill(round_cone(space, ends, (rng.uniform(12, 19), rng.uniform(10, 16))) < 0, "cervix")
-        canvas.fill(round_cone(space, ends, (0.9, 0.9)) < 0, "canal")
+        canvas.fill(
+            round_cone(space, ends, radii_mm=(rng.uniform(12, 19), rng.uniform(10, 16))) < 0, "cervix"
+        )
+        canvas.fill(round_cone(space, ends, radii_mm=(0.9, 0.9)) < 0, "canal")
     for _ in range(int(rng.choice((0, 1, 2, 3), p=(0.78, 0.12, 0.06, 0.04)))):
         towards = plan.frame @ (random_direction(rng) * (plan.radii_mm + 0.6 * plan.wall_mm))
         size = rng.uniform(6, 20) * rng.uniform(0.7, 1.3, 3)
@@ -210,10 +223,12 @@ def _fill_subchorionic(rng: np.random.Generator, canvas: Canvas, womb: Womb) -> 
     canvas.fill((womb.bed < bump) & (womb.bed > 0), "subchorionic")
 
 
-def amnion(rng: np.random.Generator, womb: Womb) -> Array:
-    """Distance to the amnion, a few mm inside the sac, here and there fused with it."""
-    gap_mm = rng.uniform(1.0, 5.0) * (1 + 0.7 * smooth_field(rng, womb.space, rng.uniform(15, 35)))
-    return womb.sac + np.maximum(gap_mm, 0).astype(np.float32)
+def amnion_gap(rng: np.random.Generator, womb: Womb) -> Array:
+    """Draw how far (mm) the amnion lies inside the sac; 0 where it has fused with it."""
+    gap_mm = rng.uniform(1.0, 5.0) * (
+        1 + 0.7 * smooth_field(rng, womb.space, correlation_mm=rng.uniform(15, 35))
+    )
+    return np.maximum(gap_mm, 0).astype(np.float32)
 
 
 def fill_amnion(rng: np.random.Generator, canvas: Canvas, *, distance: Array) -> None:
@@ -222,7 +237,7 @@ def fill_amnion(rng: np.random.Generator, canvas: Canvas, *, distance: Array) ->
     canvas.fill(sac & (distance > 0), "coelomic_fluid")
     half = np.float32(0.5 * max(canvas.space.voxel_mm, rng.uniform(0.5, 1.0)))
     whole = rng.random() < 0.5
-    seen = True if whole else smooth_field(rng, canvas.space, 20) < 0.7
+    seen = True if whole else smooth_field(rng, canvas.space, correlation_mm=20) < 0.7
     # Where the two have fused nothing is seen of it.
     fused = canvas.space.voxel_mm
     canvas.fill(sac & (np.abs(distance) < half) & seen & (distance - fused < 0), "membrane")
@@ -270,4 +285,4 @@ def fill_cord(rng: np.random.Generator, canvas: Canvas, *, womb: Womb, navel: np
             space = womb.space.part(box)
             if all(space.shape):
                 sac = canvas.labels[box] == SAC
-                canvas.fill(sac & (round_cone(space, pair, (core, core)) < 0), material, box=box)
+                canvas.fill(sac & (round_cone(space, pair, radii_mm=(core, core)) < 0), material, box=box)

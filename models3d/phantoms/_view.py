@@ -27,25 +27,42 @@ def needed(probe: Probe, points: np.ndarray) -> tuple[float, float, float]:
     )
 
 
-def aimed(rng: np.random.Generator, points: np.ndarray, *, endocavitary: bool, cut: bool) -> Probe:
-    """Draw a probe whose beams hold the points (n, 3), with room to spare, or miss some of them."""
+def aimed(rng: np.random.Generator, points: np.ndarray, *, endocavitary: bool) -> Probe:
+    """Draw a probe whose beams hold the points (n, 3), with room to spare."""
     probe = draw_probe(rng, endocavitary=endocavitary, depth_mm=float(points[:, 1].max()) + 15)
     far, azimuth, elevation = needed(probe, points)
-    near = float(points[:, 1].min())
-    spare = rng.uniform((4, 1.03, 1.03), (26, 1.5, 1.5))
-    short = rng.uniform(0.5, 0.88, 3)
-    side = int(rng.choice(4, p=(0.35, 0.35, 0.15, 0.15))) if cut else -1
-    depth = far + spare[0] if side != 2 else near + (far - near) * short[0]
-    azimuth *= short[1] if side in (0, 3) else spare[1]
-    elevation *= short[2] if side in (1, 3) else spare[2]
+    spare, least = rng.uniform((3, 1.03, 1.03), (26, 1.4, 1.4)), rng.uniform((20, 16), (36, 34))
+    depth = far + spare[0]
     return dataclasses.replace(
         probe,
         depth_mm=float(depth),
         focus_mm=float(depth * rng.uniform(0.35, 0.8)),
-        azimuth_deg=float(np.clip(azimuth + (side < 0), 12, WIDEST_DEG + 6)),
-        elevation_deg=float(np.clip(elevation + (side < 0), 12, WIDEST_DEG + 6)),
+        azimuth_deg=float(np.clip(azimuth * spare[1] + 1, least[0], WIDEST_DEG)),
+        elevation_deg=float(np.clip(elevation * spare[2] + 1, least[1], WIDEST_DEG)),
         samples=int(np.clip(depth / 0.35, 192, 320)),
     )
+
+
+def missed(rng: np.random.Generator, probe: Probe, *, points: np.ndarray) -> tuple[Probe, np.ndarray]:
+    """Make a probe miss a tenth to half of the points' extent: by its depth, or by moving them aside.
+
+    Returns the probe and the move (z, y, x) in mm.
+    """
+    low, high = points.min(0), points.max(0)
+    part, side = float(rng.uniform(0.12, 0.45)), rng.choice((-1.0, 1.0))
+    axis = int(rng.choice(3, p=(0.4, 0.2, 0.4)))
+    if axis == 1:
+        depth = float(high[1] - part * (high[1] - low[1]))
+        return dataclasses.replace(probe, depth_mm=depth, focus_mm=min(probe.focus_mm, depth)), np.zeros(3)
+    angle, radius = (
+        (probe.azimuth_deg, probe.radius_mm) if axis == 2 else (probe.elevation_deg, probe.sweep_radius_mm)
+    )
+    middle = (low + high) / 2
+    edge = (radius + middle[1]) * math.tan(math.radians(angle))
+    extent = high[axis] - low[axis]
+    move = np.zeros(3)
+    move[axis] = side * (edge + extent * (part - 0.5)) - middle[axis]
+    return probe, move
 
 
 def volume_grid(
@@ -62,10 +79,11 @@ def volume_grid(
     if closer:
         low, high = np.maximum(low, target[0] - margin[0]), np.minimum(high, target[1] + margin[1])
     stretch = np.ones(3) if rng.random() < 0.6 else rng.uniform(1, 2.2, 3)
+    # Never so fine that a whole sac would not fit.
+    coarsest = max(SPACING_MM[1], 1.04 * float(np.ptp(target, axis=0).max()) / size)
+    step = np.clip((high - low).max() / size * stretch, SPACING_MM[0], coarsest)
     if spacing_mm is not None:
         step = np.array(spacing_mm)
-    else:
-        step = np.clip((high - low).max() / size * stretch, *SPACING_MM)
     extent = np.minimum(high - low, size * step)
     middle = np.clip(target.mean(0), low + extent / 2, high - extent / 2)
     shape = np.clip(np.round(extent / step), 8, size).astype(int)

@@ -9,7 +9,6 @@ common.
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,12 +20,12 @@ from torch import Tensor
 
 from models3d.phantoms import _surroundings as surroundings
 from models3d.phantoms import _uterus as uterus
-from models3d.phantoms._canvas import LABEL_NAMES, MATERIALS, SAC, Canvas, blank
+from models3d.phantoms._canvas import LABEL_NAMES, MATERIALS, PLACENTA, SAC, Canvas, blank, clear
 from models3d.phantoms._fetus import Fetus, crl_of, drawn_details, pose
 from models3d.phantoms._fetus_drawing import fill_fetus
-from models3d.phantoms._shapes import Array, Space, random_direction, random_rotation, smooth_field
+from models3d.phantoms._shapes import Array, Space, random_direction, random_rotation, smooth_field, unit
 from models3d.phantoms._tissues import drawn_tissues
-from models3d.phantoms._view import aimed, volume_grid
+from models3d.phantoms._view import aimed, missed, volume_grid
 from usvol.resampling import sample_on
 from usvol.result import Labels
 from usvol.scan import Grid, Scan, Vec3
@@ -35,7 +34,8 @@ from usvol.simulation.beam_geometry import beam_index
 from usvol.simulation.probe import Probe, draw_imaging
 from usvol.simulation.tissue import Anatomy
 
-_VOXELS = 2.6e6  # of the anatomy, about
+_VOXELS, _VOXEL_MM = 1.4e6, (0.7, 1.1)  # of the uterus, about, and their size
+_MARGIN_MM = 8.0  # by which a sac may grow to hold its fetus
 _CUT_BELOW = 0.995  # part of a structure in the field of view under which it counts as cut
 
 
@@ -66,7 +66,7 @@ class Pregnancy:
             membranes, yolk sac and cord; without the fetus), 3 fetus.
         facts: plain values: ages, lengths, sites, volumes in mL, what is present.
         probe: one that looks at it.
-        target_mm: lowest and highest world (z, y, x) of the sac.
+        target_mm: lowest and highest world (z, y, x) of the sac, mostly with its placenta.
     """
 
     anatomy: Anatomy
@@ -103,18 +103,23 @@ def draw(seed: int, config: Config | None = None) -> Pregnancy:
     rng = np.random.default_rng((seed, 0))
     case = _case(rng, config)
     plan, front_mm = _laid_out(rng, case, site=config.placenta_site)
-    points = _surface(rng, plan)
-    probe = aimed(rng, points, endocavitary=case.endocavitary, cut=case.cut)
-    space = _space(probe, plan)
-    canvas = blank(space)
+    pregnant = _pregnant(rng, case, plan)
+    whole = rng.random() < 0.6 and not case.cut
+    points = _outline_mm(rng, pregnant, inner=PLACENTA if whole else SAC)
+    probe = aimed(rng, points, endocavitary=case.endocavitary)
+    if case.cut:
+        probe, move_mm = missed(rng, probe, points=points)
+        pregnant, move_mm = _moved(pregnant, move_mm)
+        plan = dataclasses.replace(plan, centre_mm=plan.centre_mm + move_mm)
+        points = points + move_mm
+    canvas = blank(_space(probe, pregnant.space))
     _fill_around(rng, canvas, case=case, plan=plan, front_mm=front_mm)
     crl_mm: list[float] = []
     if not case.empty:
-        box = space.box(plan.centre_mm, plan.reach_mm * 1.2 + 1.6 * plan.wall_mm + _outer_mm(plan))
-        _fill_pregnancy(rng, canvas.part(box), case=case, plan=plan)
+        canvas.paste(pregnant)
         crl_mm = list(case.crl_mm)
     tissues = drawn_tissues(rng, style=case.style, wall_seen=case.wall)
-    anatomy = Anatomy(torch.from_numpy(canvas.materials), space.grid, tissues)
+    anatomy = Anatomy(torch.from_numpy(canvas.materials), canvas.space.grid, tissues)
     labels = torch.from_numpy(canvas.labels)
     target = np.stack([points.min(0), points.max(0)])
     facts = {
@@ -122,7 +127,7 @@ def draw(seed: int, config: Config | None = None) -> Pregnancy:
         "fetuses": 0 if case.empty else case.fetuses,
         "crl_mm": [round(v, 2) for v in crl_mm],
         "placenta_site": None if case.empty else plan.site,
-        "volume_ml": _volumes_ml(labels, space.grid),
+        "volume_ml": _volumes_ml(labels, anatomy.grid),
         "present": _present(canvas),
         "style": case.style,
         "detail": round(case.detail, 3),
@@ -225,28 +230,48 @@ def _outer_mm(plan: uterus.Plan) -> float:
     return plan.decidua_mm + plan.outward * plan.thickness_mm * 1.3 + 4
 
 
-def _surface(rng: np.random.Generator, plan: uterus.Plan) -> np.ndarray:
-    """Points (n, 3) about on the sac before it is deformed, a little outside."""
-    directions = rng.standard_normal((240, 3))
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    return plan.centre_mm + (directions * plan.radii_mm * 1.08) @ plan.frame.T
+def _pregnant(rng: np.random.Generator, case: _Case, plan: uterus.Plan) -> Canvas:
+    """Draw the uterus with what it holds on a canvas of its own."""
+    half = plan.reach_mm * 1.2 + 1.6 * plan.wall_mm + _outer_mm(plan) + _MARGIN_MM
+    voxel_mm = float(np.clip((8 * float(np.prod(half)) / _VOXELS) ** (1 / 3), *_VOXEL_MM))
+    first = np.ceil((plan.centre_mm - half) / voxel_mm).astype(int)
+    first[1] = max(first[1], 0)  # nothing lies before the probe's face
+    shape = np.ceil((plan.centre_mm + half) / voxel_mm).astype(int) - first
+    z, y, x = (float(v) for v in first * voxel_mm)
+    canvas = clear(Space((int(shape[0]), int(shape[1]), int(shape[2])), voxel_mm, (z, y, x)))
+    _fill_pregnancy(rng, canvas, case=case, plan=plan)
+    return canvas
 
 
-def _space(probe: Probe, plan: uterus.Plan) -> Space:
-    """The anatomy's voxels: all of the uterus, and the field of view up to 6 cm around it."""
-    around = plan.reach_mm * 1.2 + 1.6 * plan.wall_mm + _outer_mm(plan)
-    wide = plan.reach_mm + 60
-    fan = (probe.depth_mm + max(probe.radius_mm, probe.sweep_radius_mm)) * np.sin(
-        np.radians([probe.elevation_deg, probe.azimuth_deg])
-    )
-    side = [
-        max(abs(plan.centre_mm[axis]) + around[axis], min(fan[i], abs(plan.centre_mm[axis]) + wide[axis]))
-        for i, axis in ((0, 0), (1, 2))
-    ]
-    bottom = max(probe.depth_mm, plan.centre_mm[1] + around[1])
-    voxel_mm = float(np.clip((4 * side[0] * side[1] * bottom / _VOXELS) ** (1 / 3), 0.7, 1.2))
-    shape = [math.ceil(v / voxel_mm) for v in (2 * side[0], bottom, 2 * side[1])]
-    return Space((shape[0], shape[1], shape[2]), voxel_mm, (-side[0], 0.0, -side[1]))
+def _outline_mm(rng: np.random.Generator, pregnant: Canvas, *, inner: int) -> np.ndarray:
+    """Points (n, 3) all over what has the label ``inner`` or a higher one, among them the outermost."""
+    voxels = np.argwhere(pregnant.labels >= inner)
+    ends = [index for axis in range(3) for index in (voxels[:, axis].argmin(), voxels[:, axis].argmax())]
+    chosen = np.concatenate([ends, rng.integers(len(voxels), size=4000)])
+    return voxels[chosen] * pregnant.space.voxel_mm + pregnant.space.origin_mm
+
+
+def _moved(canvas: Canvas, move_mm: np.ndarray) -> tuple[Canvas, np.ndarray]:
+    """Move a canvas by whole voxels; return the move made, too."""
+    move = np.round(move_mm / canvas.space.voxel_mm) * canvas.space.voxel_mm
+    z, y, x = (float(v) for v in move + canvas.space.origin_mm)
+    return dataclasses.replace(canvas, space=dataclasses.replace(canvas.space, origin_mm=(z, y, x))), move
+
+
+def _space(probe: Probe, womb: Space) -> Space:
+    """Voxels on the lattice of ``womb``: all of it, and the field of view up to 4 cm around it."""
+    step = womb.voxel_mm
+    reach = probe.depth_mm + max(probe.radius_mm, probe.sweep_radius_mm)
+    fan = reach * np.sin(np.radians([probe.elevation_deg, 90.0, probe.azimuth_deg]))
+    low = np.array(womb.origin_mm)
+    high = low + (np.array(womb.shape) - 1) * step
+    first = np.minimum(low, np.maximum(-fan, low - 40))
+    last = np.maximum(high, np.minimum(fan, high + 40))
+    first[1], last[1] = 0.0, max(high[1], probe.depth_mm)
+    first = np.round(first / step).astype(int)
+    shape = np.round(last / step).astype(int) - first + 1
+    z, y, x = (float(v) for v in first * step)
+    return Space((int(shape[0]), int(shape[1]), int(shape[2])), step, (z, y, x))
 
 
 def _fill_around(
@@ -275,52 +300,59 @@ def _fill_around(
 
 
 def _fill_pregnancy(rng: np.random.Generator, canvas: Canvas, *, case: _Case, plan: uterus.Plan) -> None:
-    womb = uterus.womb(rng, canvas.space, plan)
+    womb = uterus.womb(rng, canvas.space, plan=plan)
+    gap = uterus.amnion_gap(rng, womb) if rng.random() < 0.55 else np.zeros((), np.float32)
+    level = _between(rng, womb=womb)
+    details = drawn_details(rng, case.detail)
+    lying = [
+        _lying(rng, pose(rng, crl_mm, details=details), womb=womb, room=room)
+        for room, crl_mm in zip(_rooms(womb.sac + gap, level, case), case.crl_mm, strict=True)
+    ]
+    # A sac never presses on what it holds: it makes room.
+    womb = womb.grown(float(np.clip(max(over for _, over in lying) - 0.5, 0, _MARGIN_MM)))
     uterus.fill_uterus(rng, canvas, womb=womb, wall=case.wall)
-    free = womb.sac
-    if rng.random() < 0.55:
-        free = uterus.amnion(rng, womb)
-        uterus.fill_amnion(rng, canvas, distance=free)
+    if gap.ndim:
+        uterus.fill_amnion(rng, canvas, distance=womb.sac + gap)
+    if case.fetuses > 1 and rng.random() < 0.85:
+        half = max(rng.uniform(0.3, 1.6), 0.5 * canvas.space.voxel_mm)
+        canvas.fill((canvas.labels == SAC) & (np.abs(level) < half), "septum")
     if rng.random() < 0.4:
         uterus.fill_yolk_sac(rng, canvas, womb=womb)
-    sides = [free] if case.fetuses == 1 else _halves(rng, canvas, womb=womb)
-    details = drawn_details(rng, case.detail)
-    for room, crl_mm in zip(sides, case.crl_mm, strict=True):
-        fetus = _lying(rng, pose(rng, crl_mm, details=details), womb=womb, room=room)
-        if rng.random() < 0.6:
+    corded = rng.random() < 0.6
+    for (fetus, _), room in zip(lying, _rooms(womb.sac + gap, level, case), strict=True):
+        if corded:
             uterus.fill_cord(rng, canvas, womb=womb, navel=fetus.navel)
-        fill_fetus(rng, canvas, fetus=fetus, limit_mm=np.maximum(room, womb.sac))
+        fill_fetus(rng, canvas, fetus=fetus, limit_mm=room)
 
 
-def _halves(rng: np.random.Generator, canvas: Canvas, *, womb: uterus.Womb) -> list[Array]:
-    """Part the sac for twins, mostly with a septum; return the distance to each half."""
-    plan, space = womb.plan, womb.space
-    normal = plan.frame[:, 0] + 0.3 * random_direction(rng)
-    normal /= np.linalg.norm(normal)
-    level = space.along(normal, plan.centre_mm) + np.float32(rng.uniform(0, 4)) * smooth_field(rng, space, 30)
-    if rng.random() < 0.85:
-        half = max(rng.uniform(0.3, 1.6), 0.5 * space.voxel_mm)
-        canvas.fill((canvas.labels == SAC) & (np.abs(level) < half), "septum")
-    return [np.maximum(womb.sac, level + 2), np.maximum(womb.sac, 2 - level)]
+def _between(rng: np.random.Generator, *, womb: uterus.Womb) -> Array:
+    """Signed distance (mm) to a wavy surface across the sac, where twins are parted."""
+    normal = unit(womb.plan.frame[:, 0] + 0.3 * random_direction(rng))
+    wave = np.float32(rng.uniform(0, 4)) * smooth_field(rng, womb.space, correlation_mm=30)
+    return womb.space.along(normal, womb.plan.centre_mm) + wave
 
 
-def _lying(rng: np.random.Generator, fetus: Fetus, *, womb: uterus.Womb, room: Array) -> Fetus:
-    """Turn and move a fetus to where ``room`` (distance, mm) holds it best, or well enough and low."""
+def _rooms(distance: Array, level: Array, case: _Case) -> list[Array]:
+    """Distance (mm) to the part of the sac that each fetus has for itself."""
+    if case.fetuses == 1:
+        return [distance]
+    return [np.maximum(distance, 2 + level), np.maximum(distance, 2 - level)]
+
+
+def _lying(rng: np.random.Generator, fetus: Fetus, *, womb: uterus.Womb, room: Array) -> tuple[Fetus, float]:
+    """Turn and move a fetus to where ``room`` (distance, mm) holds it; and by how much it does not."""
     points, radii = fetus.hull()
-    deep = np.argwhere(room < min(-0.12 * fetus.crl_mm, 0.55 * float(room.min())))
-    tries = 160
+    deep = np.argwhere(room < max(-0.2 * fetus.crl_mm, 0.5 * float(room.min())))
+    tries = 300
     centres = deep[rng.integers(len(deep), size=tries)] * womb.space.voxel_mm + womb.space.origin_mm
     turns = np.stack([random_rotation(rng) for _ in range(tries)])
     placed = np.einsum("tij,nj->tni", turns, points) + centres[:, None]
     depth = ndimage.map_coordinates(room, womb.space.index(placed.reshape(-1, 3)), order=1, cval=50.0)
     over = (depth.reshape(tries, -1) + radii).max(1)
-    fits = np.flatnonzero(over < 0.5)
-    if len(fits):
-        # A mother lies on her back: her child, more often than not, on the far wall.
-        best = fits[np.argmax(centres[fits, 1])] if rng.random() < 0.5 else fits[0]
-    else:
-        best = int(np.argmin(over))
-    return fetus.placed(turns[best], centres[best])
+    fits = np.flatnonzero(over < max(0.5, float(over.min()) + 1))
+    # A mother lies on her back: her child, more often than not, on the far wall.
+    best = fits[np.argmax(centres[fits, 1])] if rng.random() < 0.5 else fits[0]
+    return fetus.placed(turns[best], centres[best]), float(over[best])
 
 
 def _in_view(pregnancy: Pregnancy, grid: Grid) -> Tensor:

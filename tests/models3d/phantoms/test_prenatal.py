@@ -55,9 +55,9 @@ def test_structures_nest(seed):
     voxel_ml = float(np.prod(pregnancy.anatomy.grid.require_spacing_mm("volume"))) / 1000
     for mask, name in zip((placenta, sac, fetus), NAMES, strict=True):
         assert mask.sum() * voxel_ml == pytest.approx(pregnancy.facts["volume_ml"][name], rel=1e-3)
-    # What touches the fetus is the sac; the placenta never does.
+    # All around the fetus is the sac, but where it lies on the wall.
     shell = ndimage.binary_dilation(fetus) & ~fetus
-    assert (shell & ~sac).sum() < 0.02 * shell.sum()
+    assert (shell & ~sac).sum() < 0.08 * shell.sum()
     rim = ndimage.binary_dilation(placenta) & sac
     assert rim.sum() * pregnancy.anatomy.grid.spacing_mm[0] ** 2 > 200  # mm²
     whole, count = ndimage.label(sac | fetus)
@@ -65,7 +65,7 @@ def test_structures_nest(seed):
 
 
 def test_every_choice_occurs():
-    facts = [draw(seed, Config(weeks=10)).facts for seed in range(14)]
+    facts = [draw(seed, Config(weeks=10)).facts for seed in range(10)]
     assert len({f["placenta_site"] for f in facts}) >= 3
     assert len({f["style"] for f in facts}) >= 3
     seen = [set(f["present"]) for f in facts]
@@ -119,11 +119,12 @@ def test_cut_is_what_lies_outside_the_view():
     for seed in (0, 1):
         _, _, whole = simulate_labelled(seed, Config(size=64, weeks=10, cut=False))
         _, _, part = simulate_labelled(seed, Config(size=64, weeks=10, cut=True))
+        assert part["cut"]["gestational_sac"]
         for truth in (whole, part):
             for name in NAMES:
                 lost = truth["volume_in_view_ml"][name] < 0.995 * truth["volume_ml"][name]
                 assert truth["cut"][name] == lost
-        assert whole["volume_in_view_ml"]["whole_sac"] > 0.9 * whole["volume_ml"]["whole_sac"]
+        assert not whole["cut"]["gestational_sac"]
 
 
 def test_grid_is_what_was_asked_for():
