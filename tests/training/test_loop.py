@@ -219,3 +219,17 @@ def test_wrong_settings_and_missing_data_are_told(toy: Path, tmp_path: Path) -> 
         loop.train("toy", loop.Fitting(tmp_path / "run"))
     with pytest.raises(ConfigError, match="No recipe"):
         loop.train("toy", loop.Fitting(tmp_path / "run"), config=tmp_path / "no.yaml", data=toy)
+
+
+def test_a_finished_ensemble_is_a_start(toy: Path, tmp_path: Path) -> None:
+    first = _train(toy, tmp_path / "first")
+    start = member_state(weights.load_file(first).state, 0)
+    again = weights.load_file(
+        _train(toy, tmp_path / "again", init=str(first), epochs=1, learning_rate=1e-9)
+    ).state
+    for key, value in member_state(again, 0).items():
+        torch.testing.assert_close(value, start[key], rtol=1e-2, atol=1e-3)
+    other = tmp_path / "other.safetensors"
+    weights.save(other, {"unlike": torch.zeros(1)}, metadata={})
+    with pytest.raises(ConfigError, match="no tensor"):
+        _train(toy, tmp_path / "none", init=str(other))

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from usvol import registry, weights
 from usvol.errors import ConfigError, DatasetError, MissingExtraError
 from usvol.training.cases import Case, patient_folds
-from usvol.training.members import join_members
+from usvol.training.members import join_members, member_state
 from usvol.training.recipe import FitSettings, Recipe, Sample
 from usvol.training.samples import prepare_cases, prepare_phantoms
 
@@ -261,7 +261,12 @@ def _start_from(fit: Any, path: Path) -> None:
     if not path.is_file():
         raise ConfigError(f"init: there is no file {path}.")
     own = fit.network.state_dict()
-    taken = {k: v.float() for k, v in load_file(path).items() if k in own and own[k].shape == v.shape}
+    stored = load_file(path)
+    # A finished ensemble keeps its members under prefixes; any of them is a start, the first is taken.
+    stored |= member_state(stored, 0)
+    taken = {k: v.float() for k, v in stored.items() if k in own and own[k].shape == v.shape}
+    if not taken:
+        raise ConfigError(f"init: no tensor of {path} fits this network. Give weights of the same task.")
     logger.info("%d of %d tensors start from %s", len(taken), len(own), path.name)
     fit.network.load_state_dict(taken, strict=False)
     fit.averaged.module.load_state_dict(taken, strict=False)
