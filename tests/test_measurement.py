@@ -3,12 +3,14 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from usvol import measurement
 from usvol.errors import KindError, UncalibratedError, UnknownTimeError
-from usvol.result import Curve, Event, Labels
+from usvol.measurement import surface_area_cm2
+from usvol.result import Curve, Event, Labels, Surface
 from usvol.scan import Grid
 
 SPACING_MM = (0.9, 0.6, 0.4)
@@ -123,3 +125,13 @@ def test_no_frame_times_no_heart_rate():
         measurement.heart_rate_bpm(beating(None))
     with pytest.raises(ValueError, match="two ES events"):
         measurement.heart_rate_bpm(beating(1.0), event="ES")
+
+
+def test_the_area_of_a_cube_is_that_of_its_faces():
+    corners = np.array([(z, y, x) for z in (0, 1) for y in (0, 1) for x in (0, 1)], float)
+    faces = [(0, 1, 3), (0, 3, 2), (4, 5, 7), (4, 7, 6), (0, 1, 5), (0, 5, 4), (2, 3, 7), (2, 7, 6)]
+    faces += [(0, 2, 6), (0, 6, 4), (1, 3, 7), (1, 7, 5)]
+    cube = Surface("cube", torch.from_numpy(20 * corners), torch.tensor(faces))
+    assert surface_area_cm2(cube, Grid((4, 4, 4), (1.0, 1.0, 1.0))) == pytest.approx(6 * 4)
+    with pytest.raises(UncalibratedError, match="surface area"):
+        surface_area_cm2(cube, Grid((4, 4, 4)))

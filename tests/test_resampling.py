@@ -147,6 +147,37 @@ def test_labels_come_back_after_canonicalise_and_resize(spacing):
     assert dice(restored.data[0, 0].numpy() > 0, blob) > 0.97
 
 
+def test_labels_with_evidence_get_smooth_boundaries_and_lose_it():
+    coarse = Grid((4, 4, 4), (4.0, 4.0, 4.0), (1.5, 1.5, 1.5))
+    fine = Grid((20, 20, 20), (1.0, 1.0, 1.0))
+    chance = torch.tensor([0.0, 0.25, 1.0, 1.0]).expand(1, 4, 4, 4)
+    evidence = torch.stack([1 - chance, chance], 1)
+    labels = Labels("blob", evidence.argmax(1).to(torch.uint8), coarse, {1: "blob"}, evidence=evidence)
+    found = restore(labels, fine)
+    assert isinstance(found, Labels)
+    assert found.evidence is None
+    assert found.data.dtype == torch.uint8
+    # 0.25 at x = 5.5 and 1 at 9.5: one half lies at 6.83; the map ends at 15.5, nothing is beyond.
+    assert found.data[0, 8, 8].tolist() == [0] * 7 + [1] * 9 + [0] * 4
+    assert not found.data[0, 16:].any()
+    same = restore(labels, coarse)
+    assert isinstance(same, Labels)
+    assert same.evidence is None
+    assert torch.equal(same.data, labels.data)
+
+
+def test_evidence_is_restored_wherever_the_grids_lie():
+    coarse = Grid((6, 6, 6), (2.0, 2.0, 2.0), (10.0, -4.0, 3.0))
+    evidence = torch.softmax(3 * torch.randn(1, 3, 6, 6, 6, generator=torch.Generator().manual_seed(0)), 1)
+    labels = Labels("x", evidence.argmax(1).to(torch.uint8), coarse, {1: "a", 2: "b"}, evidence=evidence)
+    turned = Grid(
+        (6, 6, 6), (2.0, 2.0, 2.0), (20.0, 6.0, 3.0), ((-1.0, 0.0, 0.0), (0.0, -1.0, 0.0), (0.0, 0.0, 1.0))
+    )
+    assert torch.equal(restore(labels, turned).data, labels.data.flip(1, 2))
+    away = dataclasses.replace(turned, origin_mm=(200.0, 0.0, 0.0))
+    assert not restore(labels, away).data.any()
+
+
 def test_restore_interpolates_heatmaps_and_leaves_world_findings_alone():
     grid, target = Grid((1, 10, 10)), Grid((1, 10, 10)).resized((1, 20, 20))
     heat = Heatmap("h", torch.ones(2, 1, 10, 10), grid)

@@ -41,6 +41,7 @@ UNITS = {
     "%",
     "mm",
     "mm²",
+    "cm²",
     "mL",
     "mm/s",
     "°",
@@ -240,7 +241,7 @@ def test_task_invents_neither_scale_nor_frame_times(name, build):
         unknown = dataclasses.replace(known, grid=Grid(known.grid.shape), times_s=None)
         result = check_run(build(name), unknown)
         assert "uncalibrated" in {flag.code for flag in result.flags}
-        physical = {"mm", "mm²", "mL", "mm/s", "s", "ms", "1/min"}
+        physical = {"mm", "mm²", "cm²", "mL", "mm/s", "s", "ms", "1/min"}
         assert not [m.name for m in result.measurements if m.unit in physical and m.value is not None]
 
 

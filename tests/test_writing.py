@@ -111,8 +111,8 @@ def test_meshes_keep_points_faces_and_labels(tmp_path):
     faces = torch.tensor([[0, 1, 2], [0, 2, 3]])
     labels = torch.tensor([1, 1, 2, 2])
     folder = writing.write(result(Surface("valve", vertices, faces, labels)), tmp_path / "x")
-    assert content(folder)["findings"][0]["formats"] == ["valve.ply", "valve.vtp"]
-    for name in ("valve.ply", "valve.vtp"):
+    assert content(folder)["findings"][0]["formats"] == ["valve.stl", "valve.ply", "valve.vtp"]
+    for name in ("valve.stl", "valve.ply", "valve.vtp"):
         mesh = pyvista.read(folder / name)
         np.testing.assert_allclose(mesh.points, vertices.numpy()[:, ::-1])
         np.testing.assert_array_equal(mesh.faces.reshape(-1, 4)[:, 1:], faces.numpy())

@@ -212,12 +212,13 @@ def _(finding: Surface, place: Place) -> dict[str, Any]:
     faces = np.asarray(finding.faces)
     corners = np.full((len(faces), 1), 3)
     mesh = pyvista.PolyData(np.asarray(finding.vertices)[:, ::-1].copy(), np.hstack([corners, faces]).ravel())
-    files = [f"{place.stem}.ply"]
-    mesh.save(place.folder / files[0])
+    files = [f"{place.stem}.stl", f"{place.stem}.ply"]
+    for name in files:
+        mesh.save(place.folder / name)
     if finding.vertex_labels is not None:
         mesh.point_data["label"] = np.asarray(finding.vertex_labels)
         files.append(f"{place.stem}.vtp")
-        mesh.save(place.folder / files[1])
+        mesh.save(place.folder / files[-1])
     return {
         "file": files[-1],
         "formats": files,

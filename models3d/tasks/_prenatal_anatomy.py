@@ -69,5 +69,5 @@ def surface_of(chances: Tensor, value: int, *, grid: Grid, name: str) -> Surface
     return Surface(
         name,
         torch.from_numpy(np.ascontiguousarray(grid.to_world(index), np.float32)),
-        torch.from_numpy(np.ascontiguousarray(faces[:, ::-1], np.int64)),
+        torch.from_numpy(np.ascontiguousarray(faces, np.int64)),
     )

@@ -13,11 +13,12 @@ from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 from usvol import registry
-from usvol.scan import Grid, Scan, Selection
+from usvol.result import Labels
+from usvol.scan import Grid, Scan, Sector, Selection
 from usvol.training import samples
 from usvol.training.cases import Case
 from usvol.training.recipe import FitSettings, Recipe
-from usvol.training.samples import prepare_cases, prepare_phantoms
+from usvol.training.samples import prepare_cases, prepare_phantoms, simulate_case
 
 
 @pytest.fixture
@@ -133,6 +134,55 @@ def test_phantoms_are_simulated_once_per_seed_and_settings(recipe, calls, tmp_pa
     brighter = dataclasses.replace(recipe, phantom_settings={"level": 90})
     assert float(prepare_phantoms(brighter, count=1, cache=tmp_path)[0]["mean"]) == 90
     assert len(calls) == 5
+
+
+def _simulate_labelled(seed, config):
+    scan, truth = _simulate(seed, config)
+    frame = dataclasses.replace(scan, data=scan.data[:1])
+    labels = torch.zeros(1, 1, 64, 64, dtype=torch.uint8)
+    labels[..., 10 + seed : 20 + seed, 8:24] = 1
+    mask = torch.ones(64, 64, dtype=torch.bool)
+    mask[:, :16] = False
+    sector = Sector(mask, None, "unknown")
+    return dataclasses.replace(frame, sector=sector), Labels("truth", labels, scan.grid, {1: "blob"}), truth
+
+
+@pytest.fixture
+def labelled(recipe, monkeypatch):
+    def prepare_labelled(scan, labels):
+        return {"labels": labels.data, "grey": scan.data}
+
+    toy = SimpleNamespace(__name__="toy", Config=_Config, simulate_labelled=_simulate_labelled)
+    monkeypatch.setattr(registry, "module", lambda group, name: toy)
+    return dataclasses.replace(recipe, prepare_labelled=prepare_labelled)
+
+
+def test_phantoms_bring_their_labels_cut_to_the_sector(labelled, tmp_path):
+    (sample,) = prepare_phantoms(labelled, count=1, cache=tmp_path)
+    assert sample["labels"].dtype == torch.uint8
+    assert int(sample["labels"].sum()) == 10 * 8
+    _, labels, truth = simulate_case(labelled, 2)
+    assert labels is not None
+    assert labels.data[0, 0, 12:22, 16:24].all()
+    assert truth["severity"] == 2
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_several_processes_make_what_one_would(labelled, tmp_path):
+    together = prepare_phantoms(labelled, count=5, cache=tmp_path / "a", workers=2)
+    alone = prepare_phantoms(labelled, count=5, cache=tmp_path / "b")
+    assert all(torch.equal(x["labels"], y["labels"]) for x, y in zip(together, alone, strict=True))
+    assert len(list((tmp_path / "a").glob("*"))) == 5
+
+
+def test_own_cases_bring_their_labels_too(labelled, cases, tmp_path):
+    def read_labels(case):
+        data = torch.full((1, 1, 64, 64), case.reference["severity"], dtype=torch.uint8)
+        return Labels("truth", data, Grid((1, 64, 64)), {1: "blob"})
+
+    own = dataclasses.replace(labelled, read_labels=read_labels)
+    samples = prepare_cases(own, cases, cache=tmp_path)
+    assert [int(s["labels"].max()) for s in samples] == [0, 1, 2]
 
 
 def test_no_phantoms_are_made_where_none_are_wanted(recipe, calls, tmp_path):
