@@ -374,12 +374,13 @@ def _in_view(pregnancy: Pregnancy, grid: Grid) -> Tensor:
 def _volumes_ml(labels: Tensor, grid: Grid) -> dict[str, float]:
     """Volume of each label, and of the whole sac with the fetus in it, in mL."""
     voxel_ml = float(np.prod(grid.require_spacing_mm("volumes"))) / 1000
-    counts = torch.bincount(labels.flatten().long(), minlength=4).tolist()
-    volumes = {name: round(counts[value] * voxel_ml, 4) for value, name in LABEL_NAMES.items()}
+    counts = {name: int((labels == value).sum()) for value, name in LABEL_NAMES.items()}
+    volumes = {name: round(count * voxel_ml, 4) for name, count in counts.items()}
     return {**volumes, "whole_sac": round(volumes["gestational_sac"] + volumes["fetus"], 4)}
 
 
 def _present(canvas: Canvas) -> list[str]:
     """Names of the materials that occur."""
-    counts = np.bincount(canvas.materials.ravel(), minlength=len(MATERIALS))
-    return [name for name, count in zip(MATERIALS, counts, strict=True) if count]
+    seen = np.zeros(len(MATERIALS), bool)
+    seen[canvas.materials.ravel()] = True
+    return [name for name, occurs in zip(MATERIALS, seen, strict=True) if occurs]
