@@ -241,7 +241,7 @@ def new_network(settings: Settings) -> nn.Module:
 
 @torch.no_grad()
 def describe(
-    network: nn.Module, seen: Sequence[Sample], held: Sequence[Sample], *, settings: Settings
+    network: nn.Module, seen: Sequence[Sample], *, held: Sequence[Sample], settings: Settings
 ) -> dict[str, Tensor]:
     """Return what the features of training cases look like, for the out-of-distribution gate.
 

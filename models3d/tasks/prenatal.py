@@ -8,6 +8,7 @@ device.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -103,6 +104,8 @@ def build(config: Config, device: str) -> Prenatal:
         settings=settings,
         config=config,
         statistics=quality.from_tensors(state),
+        members=count,
+        train_patients=frozenset(json.loads(stored.metadata["train_patients"])[member]),
         provenance={
             "weights": stored.name,
             "weights_sha256": stored.sha256,
@@ -114,12 +117,14 @@ def build(config: Config, device: str) -> Prenatal:
 
 @dataclass(slots=True, eq=False)
 class Prenatal:
-    """The task: see the module's first lines."""
+    """The task: see the module's first lines. ``train_patients`` are hashed, for ``usvol evaluate``."""
 
     network: Network
     settings: Settings
     config: Config
     statistics: FeatureStatistics | None = None
+    members: int = 1
+    train_patients: frozenset[str] = frozenset()
     provenance: dict[str, Any] = field(default_factory=dict)
     accepts: frozenset[Kind] = frozenset({Kind.VOLUME})
     selection: Selection = SELECTION

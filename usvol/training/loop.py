@@ -218,8 +218,8 @@ def assemble(
     }
     if recipe.describe is not None:
         described = [
-            recipe.describe(network, *groups, settings=settings)
-            for network, *groups in zip(networks, seen, held, strict=True)
+            recipe.describe(network, known, held=new, settings=settings)
+            for network, known, new in zip(networks, seen, held, strict=True)
         ]
         states = [{**state, **extra} for state, extra in zip(states, described, strict=True)]
     sha256 = weights.save(path, join_members(states), metadata=facts, half=True)

@@ -166,11 +166,11 @@ def test_features_of_training_and_held_out_cases_make_the_gate():
     settings = Settings(**SMALL)
     samples = [sample(shape=(40, 50, 56 + k)) for k in range(4)]
     network = new_network(settings).eval()
-    tensors = describe(network, samples[:3], samples[3:], settings=settings)
+    tensors = describe(network, samples[:3], held=samples[3:], settings=settings)
     statistics = quality.from_tensors(tensors)
     assert statistics is not None
     assert statistics.held_out == 1
-    assert describe(network, samples, [], settings=settings) == {}
+    assert describe(network, samples, held=[], settings=settings) == {}
 
 
 def result_of(labels):
