@@ -5,13 +5,15 @@ with three resolutions, skips by sum and deep supervision proposes class probabi
 reads them as a sequence of overlapping bricks and repairs them, supervised at several lengths of sequence.
 
 The papers leave open, and we choose: a strided stem and a transposed convolution as head, so that three
-resolutions reach 1/8 of the input and most work is done at 1/4 of it; group normalisation, because a batch
-holds one or two volumes; bricks of 8 voxels every 4, at half resolution; three raster orders, one per axis; a
-linear code of each brick, shared by all orders; the answer of the BiLSTM added to the logarithm of what it
-read, so that an untrained one changes nothing.
+resolutions reach 1/8 of the input and most work is done at 1/4 of it; bricks of 8 voxels every 4, at half
+resolution; three raster orders, one per axis; a linear code of each brick, shared by all orders; the answer
+of the BiLSTM added to the logarithm of what it read, so that an untrained one changes nothing.
 """
 
 from __future__ import annotations
+
+from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +23,16 @@ from torch.nn import functional as F
 ORDERS: tuple[tuple[int, int, int], ...] = ((0, 1, 2), (1, 2, 0), (2, 0, 1))
 
 
-def _convolution(inputs: int, maps: int) -> nn.Sequential:
+Norm = Literal["batch", "group"]
+
+
+def _normalisation(maps: int, norm: Norm) -> nn.Module:
+    return nn.BatchNorm3d(maps) if norm == "batch" else nn.GroupNorm(max(1, maps // 4), maps)
+
+
+def _convolution(inputs: int, maps: int, *, norm: Norm) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv3d(inputs, maps, 3, padding=1, bias=False),
-        nn.GroupNorm(max(1, maps // 4), maps),
-        nn.ReLU(inplace=True),
+        nn.Conv3d(inputs, maps, 3, padding=1, bias=False), _normalisation(maps, norm), nn.ReLU(inplace=True)
     )
 
 
@@ -37,27 +44,33 @@ class FCN(nn.Module):
         classes: number of classes, background included.
         widths: maps at 1/2, 1/4 and 1/8 of the input's resolution.
         depth: convolutions at the lowest resolution after the first.
+        norm: batch normalisation learns these volumes several times faster than that of groups of 4 maps.
     """
 
     def __init__(
-        self, channels: int, classes: int, *, widths: tuple[int, int, int] = (20, 48, 96), depth: int = 4
+        self,
+        channels: int,
+        classes: int,
+        *,
+        widths: tuple[int, int, int] = (20, 48, 96),
+        depth: int = 4,
+        norm: Norm = "batch",
     ) -> None:
         super().__init__()
         fine, middle, coarse = widths
+        layer = partial(_convolution, norm=norm)
         self.stem = nn.Sequential(
             nn.Conv3d(channels, fine, 4, stride=2, padding=1, bias=False),
-            nn.GroupNorm(max(1, fine // 4), fine),
+            _normalisation(fine, norm),
             nn.ReLU(inplace=True),
         )
-        self.down_fine = _convolution(fine, fine)
-        self.down_middle = nn.Sequential(_convolution(fine, middle), _convolution(middle, middle))
-        self.bottom = nn.Sequential(
-            _convolution(middle, coarse), *(_convolution(coarse, coarse) for _ in range(depth))
-        )
+        self.down_fine = layer(fine, fine)
+        self.down_middle = nn.Sequential(layer(fine, middle), layer(middle, middle))
+        self.bottom = nn.Sequential(layer(middle, coarse), *(layer(coarse, coarse) for _ in range(depth)))
         self.raise_coarse = nn.Conv3d(coarse, middle, 1)
-        self.up_middle = nn.Sequential(_convolution(middle, middle), _convolution(middle, middle))
+        self.up_middle = nn.Sequential(layer(middle, middle), layer(middle, middle))
         self.raise_middle = nn.Conv3d(middle, fine, 1)
-        self.up_fine = _convolution(fine, fine)
+        self.up_fine = layer(fine, fine)
         self.head = nn.ConvTranspose3d(fine, classes, 4, stride=2, padding=1)
         self.auxiliary = nn.ModuleList([nn.Conv3d(middle, classes, 1), nn.Conv3d(coarse, classes, 1)])
         self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
@@ -130,6 +143,13 @@ class Segmenter(nn.Module):
         self.reader = reader
         if reader is not None:
             fcn.requires_grad_(requires_grad=False)
+
+    def train(self, mode: bool = True) -> Segmenter:
+        """Set the mode; below a reader the FCN stays in evaluation mode, its batch statistics with it."""
+        super().train(mode)
+        if self.reader is not None:
+            self.fcn.eval()
+        return self
 
     def forward(self, volumes: Tensor) -> tuple[Tensor, Tensor]:
         """Return the logits, and the mean of the lowest maps ``b feature`` (what the volume looks like)."""

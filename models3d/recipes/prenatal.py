@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from models3d.data.pairs import read_labels
 from models3d.nets.deepmedic import MARGIN, DeepMedic
-from models3d.nets.fcn_rnn import FCN, ORDERS, BrickReader, Segmenter, cut, halve, joined, lapped
+from models3d.nets.fcn_rnn import FCN, ORDERS, BrickReader, Norm, Segmenter, cut, halve, joined, lapped
 from models3d.recipes.working_volume import CHANNELS, grey_levels, network_input, working
 from usvol import metrics, quality
 from usvol.metrics import Estimate, bootstrap_ci
@@ -52,6 +52,7 @@ class Settings(FitSettings):
         (20, 48, 96), description="maps of the FCN at 1/2, 1/4, 1/8 resolution"
     )
     depth: int = Field(4, ge=0, description="further convolutions at 1/8 resolution")
+    norm: Norm = Field("group", description="batch or group normalisation of the FCN; batch learns faster")
     brick: int = Field(8, ge=2, description="side of the bricks of the recurrent stage, at half resolution")
     code: int = Field(256, ge=8, description="length of a brick's code")
     hidden: int = Field(192, ge=8, description="LSTM units in each direction")
@@ -231,7 +232,7 @@ def new_network(settings: Settings) -> nn.Module:
     """Return the untrained network; called with volumes it returns logits and features."""
     if settings.architecture == "deepmedic":
         return DeepMedic(CHANNELS, CLASSES)
-    fcn = FCN(CHANNELS, CLASSES, widths=settings.widths, depth=settings.depth)
+    fcn = FCN(CHANNELS, CLASSES, widths=settings.widths, depth=settings.depth, norm=settings.norm)
     if settings.architecture == "fcn":
         return Segmenter(fcn)
     return Segmenter(

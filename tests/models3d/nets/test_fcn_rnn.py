@@ -108,6 +108,9 @@ def test_only_the_reader_learns():
     network = Segmenter(FCN(2, 3, **SMALL), reader())
     learning = {name.split(".")[0] for name, p in network.named_parameters() if p.requires_grad}
     assert learning == {"reader"}
+    network.train()
+    assert network.reader.training
+    assert not any(module.training for module in network.fcn.modules())
     assert all(p.requires_grad for p in Segmenter(FCN(2, 3, **SMALL)).parameters())
 
 
