@@ -1,0 +1,83 @@
+"""What the shipped weights answer: a stored reference, and changes that must not change the answer.
+
+After training new weights: ``python tests/models3d/tasks/test_prenatal_shipped.py`` stores their answer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import usvol
+from models3d.phantoms.prenatal import Config, simulate_labelled
+from usvol import weights
+from usvol.metrics import dice
+from usvol.result import Labels, Result
+from usvol.scan import Scan
+
+GOLDEN = Path(__file__).with_name("golden_prenatal.npz")
+SEED, CONFIG = 3_000_000, Config(weeks=12.0, size=64, cut=False, placenta_site="posterior", fetuses=1)
+QUICK = {"flips": False, "closer": False}
+
+
+@cache
+def phantom() -> tuple[Scan, Labels]:
+    return simulate_labelled(SEED, CONFIG)[:2]
+
+
+@pytest.fixture(scope="module")
+def task():
+    listed = next((w for w in weights.inventory(["models3d"]) if w.name == "prenatal"), None)
+    if listed is None:
+        pytest.skip("no shipped weights: models3d/weights/prenatal.safetensors is absent")
+    weights.require(listed)
+    return usvol.build_task("prenatal", device="cpu", overrides=QUICK)
+
+
+def structures(result: Result) -> np.ndarray:
+    return next(f for f in result.findings if isinstance(f, Labels)).data[0].numpy()
+
+
+def overlaps(one: np.ndarray, other: np.ndarray) -> list[float]:
+    return [dice(one == value, other == value) for value in (1, 2, 3)]
+
+
+def test_the_answer_is_the_one_stored(task):
+    if not GOLDEN.is_file():
+        pytest.skip(f"{GOLDEN.name} is absent; run this file with python to store it")
+    with np.load(GOLDEN, allow_pickle=False) as stored:
+        assert str(stored["weights_sha256"]) == task.provenance["weights_sha256"], "other weights: store anew"
+        assert min(overlaps(structures(usvol.run(task, phantom()[0])), stored["labels"])) > 0.99
+
+
+def test_the_sac_of_the_phantom_is_found(task):
+    scan, labels = phantom()
+    assert overlaps(structures(usvol.run(task, scan)), labels.data[0].numpy())[1] > 0.75
+
+
+@pytest.mark.parametrize("axis", [2, 3, 4])
+def test_a_mirrored_volume_has_a_mirrored_mask(task, axis):
+    scan = phantom()[0]
+    assert scan.sector is not None
+    mask = scan.sector.mask.reshape(scan.grid.shape).flip(axis - 2)
+    mirrored = dataclasses.replace(
+        scan, data=scan.data.flip(axis), sector=dataclasses.replace(scan.sector, mask=mask)
+    )
+    one = structures(usvol.run(task, scan))
+    other = np.flip(structures(usvol.run(task, mirrored)), axis - 2)
+    assert dice(other > 0, one > 0) > 0.9
+
+
+def store() -> None:
+    """Write the answer of the weights that ship now to ``GOLDEN``."""
+    task = usvol.build_task("prenatal", device="cpu", overrides=QUICK)
+    labels = structures(usvol.run(task, phantom()[0]))
+    np.savez_compressed(GOLDEN, labels=labels, weights_sha256=task.provenance["weights_sha256"])
+
+
+if __name__ == "__main__":
+    store()
