@@ -85,6 +85,14 @@ def test_oblique_volume_keeps_its_obliquity():
     assert canonicalise(scan).grid == scan.grid
 
 
+def test_a_thin_volume_of_a_few_slices_is_masked_too():
+    data = torch.zeros(1, 1, 4, 512, 128, dtype=torch.uint8)
+    data[..., 40:400, 16:112] = 90
+    inside = find_sector(Scan(data, Grid((4, 512, 128), (0.1, 0.04, 0.1)))).mask
+    assert inside[:, 48:392, 24:104].all()
+    assert float(inside.float().mean()) < 0.75
+
+
 def test_full_volume_is_kept_whole():
     scan = Scan(torch.rand(2, 1, 8, 9, 10) + 0.1, Grid((8, 9, 10)))
     assert bool(find_sector(scan).mask.all())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -118,20 +119,21 @@ def _solid_sector(scan: Scan) -> Sector:
     everything = Sector(torch.ones(scan.grid.shape, dtype=torch.bool), None, "unknown")
     if float(lit.float().mean()) > 0.995 or not bool(lit.any()):
         return everything
-    factor = -(-max(scan.grid.shape) // _COARSE)
-    coarse = F.avg_pool3d(lit[None, None].float(), factor, ceil_mode=True)[0, 0].numpy() > 0.05
+    step = -(-max(scan.grid.shape) // _COARSE)
+    factors = [min(step, n) for n in scan.grid.shape]
+    coarse = F.avg_pool3d(lit[None, None].float(), factors, ceil_mode=True)[0, 0].numpy() > 0.05
     labels = np.asarray(ndimage.label(coarse)[0])  # type: ignore[index]
     if labels.max() == 0:
         return everything
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
     solid = ndimage.binary_fill_holes(ndimage.binary_dilation(labels == int(sizes.argmax())))
-    mask = _enlarged(torch.from_numpy(np.asarray(solid)), factor)
+    mask = _enlarged(torch.from_numpy(np.asarray(solid)), factors)
     z, y, x = scan.grid.shape
     return Sector(mask[:z, :y, :x].contiguous(), None, "unknown")
 
 
-def _enlarged(mask: Tensor, factor: int) -> Tensor:
-    for axis in range(3):
+def _enlarged(mask: Tensor, factors: Sequence[int]) -> Tensor:
+    for axis, factor in enumerate(factors):
         mask = mask.repeat_interleave(factor, dim=axis)
     return mask
