@@ -61,6 +61,8 @@ def test_the_sac_of_the_phantom_is_found(task):
 
 @pytest.mark.parametrize("axis", [2, 3, 4])
 def test_a_mirrored_volume_has_a_mirrored_mask(task, axis):
+    """As shipped, with mirrored copies averaged: every structure follows, not only their union."""
+    task = usvol.build_task("prenatal", device="cpu")
     scan = phantom()[0]
     assert scan.sector is not None
     mask = scan.sector.mask.reshape(scan.grid.shape).flip(axis - 2)
@@ -69,7 +71,7 @@ def test_a_mirrored_volume_has_a_mirrored_mask(task, axis):
     )
     one = structures(usvol.run(task, scan))
     other = np.flip(structures(usvol.run(task, mirrored)), axis - 2)
-    assert dice(other > 0, one > 0) > 0.9
+    assert min(overlaps(other, one)) > 0.95
 
 
 def store() -> None:
