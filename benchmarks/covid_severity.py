@@ -142,7 +142,7 @@ def usvol_reader(name: str, stages: dict[str, list[float]]) -> Reader:
 
 def plain_reader(name: str) -> Reader:
     """Return the peer: decode all with PyAV, resize, eager torch on one frame and its mirror at a time."""
-    stored = weights.load_file(Path(name)) if name.endswith(".safetensors") else weights.load("video", name)
+    stored = weights.find("video", name)
     settings = Settings.model_validate_json(stored.metadata["settings"])
     members: list[nn.Module] = []
     for index in range(int(stored.metadata["members"])):

@@ -33,7 +33,7 @@ def ship(store, *, half: bool = False) -> str:
 
 def test_what_is_saved_is_loaded(store):
     sha256 = ship(store)
-    loaded = weights.load("vault", "net")
+    loaded = weights.find("vault", "net")
     assert loaded.sha256 == sha256
     assert len(sha256) == 64
     assert loaded.metadata["classes"] == "a,b"
@@ -96,6 +96,7 @@ def test_a_card_without_checksum_or_front_matter_is_refused(store):
 def test_a_file_of_ones_own_needs_no_card(store):
     sha256 = weights.save(store / "own.safetensors", STATE, metadata={})
     assert weights.load_file(store / "own.safetensors").sha256 == sha256
+    assert weights.find("vault", str(store / "own.safetensors")).sha256 == sha256
     (store / "text.safetensors").write_text("not tensors at all")
     with pytest.raises(WeightsError, match="not a safetensors file"):
         weights.load_file(store / "text.safetensors")

@@ -66,6 +66,15 @@ class Listed:
         return self.path.stat().st_size / 1e6 if self.path.is_file() else None
 
 
+def find(package: str, name: str) -> Weights:
+    """Load what a task's ``weights`` setting names: shipped by ``package``, or a file of one's own.
+
+    Raises:
+        WeightsError: no such weights, or the checksum differs.
+    """
+    return load_file(Path(name)) if name.endswith(".safetensors") else load(package, name)
+
+
 def load(package: str, name: str) -> Weights:
     """Load the weights ``name`` shipped by ``package`` after checking their sha256.
 

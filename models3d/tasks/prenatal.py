@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,7 @@ from models3d.recipes.working_volume import (
     uncube,
     working,
 )
-from models3d.tasks._prenatal_anatomy import chances_of, surface_of, tidy
+from models3d.tasks._prenatal_anatomy import chances_of, surface_of, surface_of_mask, tidy
 from usvol import measurement, quality, weights
 from usvol.errors import ConfigError
 from usvol.postprocessing import share_at_edge
@@ -39,6 +38,7 @@ from usvol.quality import FeatureStatistics
 from usvol.result import Finding, Flag, Labels, Measurement, Severity, Surface
 from usvol.runtime import Network, Precision, compile_network
 from usvol.scan import Grid, Kind, Scan, Selection, Shape3
+from usvol.supervision import track
 from usvol.training.members import member_state
 
 __all__ = ["TRAINING", "Config", "build"]
@@ -80,10 +80,7 @@ def build(config: Config, device: str) -> Prenatal:
     Raises:
         WeightsError: no such weights, or a wrong checksum. ConfigError: no such member.
     """
-    if config.weights.endswith(".safetensors"):
-        stored = weights.load_file(Path(config.weights))
-    else:
-        stored = weights.load("models3d", config.weights)
+    stored = weights.find("models3d", config.weights)
     count = int(stored.metadata["members"])
     member = config.member or 0
     if member >= count:
@@ -149,7 +146,8 @@ class Prenatal:
             answers = [chances]
         else:
             volume = self._input(scan, block)
-            answers = [self._seen(volume, flips=flips)[0] for flips in _flips(self.config.flips)]
+            flips = tuple(_flips(self.config.flips))
+            answers = [self._seen(volume, flips=chosen)[0] for chosen in track(flips)]
         counts = torch.stack([torch.bincount(a.argmax(0).flatten(), minlength=CLASSES) for a in answers])
         return torch.stack(answers).mean(0), counts, features, torch.tensor(block)
 
@@ -202,6 +200,15 @@ class Prenatal:
             area = measurement.surface_area_cm2(mesh, labels.grid, reason=reason)
             numbers.append(Measurement(name, area, "cm²"))
         return tuple(numbers)
+
+    def follow(self, findings: tuple[Finding, ...], changed: Collection[int]) -> tuple[Finding, ...]:
+        """Draw the surfaces of a corrected label map from the map itself."""
+        labels = next(f for f in findings if isinstance(f, Labels))
+        if findings.index(labels) not in changed:
+            return findings
+        kept = [f for f in findings if not isinstance(f, Surface)]
+        present = [value for value in (_FETUS, _PLACENTA) if bool((labels.data == value).any())]
+        return (*kept, *(surface_of_mask(labels, value, name=NAMES[value]) for value in present))
 
     def flags(self, raw: tuple[Tensor, Tensor, Tensor, Tensor], scan: Scan) -> tuple[Flag, ...]:
         """Report structures cut by the sector's edge, impossible sizes, and volumes unlike the training's."""

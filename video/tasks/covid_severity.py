@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -68,10 +67,7 @@ def build(config: Config, device: str) -> CovidSeverity:
     Raises:
         WeightsError: no such weights, or a wrong checksum. ConfigError: no such member.
     """
-    if config.weights.endswith(".safetensors"):
-        stored = weights.load_file(Path(config.weights))
-    else:
-        stored = weights.load("video", config.weights)
+    stored = weights.find("video", config.weights)
     count = int(stored.metadata["members"])
     if config.member is not None and config.member >= count:
         raise ConfigError(f"member: these weights have members 0 to {count - 1}, not {config.member}.")
