@@ -16,11 +16,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from usvol.errors import UncalibratedError
-from usvol.result import Finding, Heatmap, Labels
-from usvol.scan import Fan, Grid, Scan, Sector, Shape3
+from usvol.result import Finding, Heatmap, Labels, Plane
+from usvol.scan import Fan, Grid, Matrix3, Scan, Sector, Shape3
 
 _CHUNK_SAMPLES = 1 << 22  # output samples per interpolation call: about 100 MB of temporaries
 _EDGE = 0.5 + 1e-3  # half a cell, and the rounding of float32 coordinates
+_SLICE_SAMPLES = 1024  # along a side of a reslice, at most
 
 
 def resample(scan: Scan, grid: Grid, *, mode: str = "linear") -> Scan:
@@ -69,6 +70,93 @@ def resize(scan: Scan, shape: Shape3) -> Scan:
     grid = scan.grid.resized(shape)
     resized = scan.with_data(_resized(scan.data, shape), grid=grid, step=f"resized to {shape}")
     return dataclasses.replace(resized, sector=_resampled_sector(scan, grid))
+
+
+def reslice(scan: Scan, plane: Plane, *, step: float | None = None) -> Scan:
+    """Cut a volume along an oblique plane: a planar scan on its own grid, which holds the whole section.
+
+    Rows run against ``plane.up``, so that up is up in the picture; columns run along ``cross(normal, -up)``
+    of the (z, y, x) vectors. Frames, channels, dtype, calibration and sector are those of the scan; 0
+    outside it.
+
+    Args:
+        scan: a volume, or a 3D+t clip (every frame is cut).
+        plane: in world coordinates of the scan, anywhere across it.
+        step: distance of samples in world units (mm if calibrated); None for the finest of the scan's own.
+
+    Raises:
+        ValueError: the plane misses the volume (``cross_section`` is empty), or the scan is planar already.
+
+    Example:
+        >>> from usvol.scan import Grid, Scan
+        >>> scan = Scan(torch.ones(1, 1, 8, 10, 12), Grid((8, 10, 12), (1.0, 0.5, 0.5)))
+        >>> cut = reslice(scan, Plane("axial", (3.5, 2.0, 2.0), (0.0, 0.0, 1.0), (0.0, -1.0, 0.0)))
+        >>> cut.grid.shape, cut.grid.spacing_mm
+        ((1, 10, 16), (0.5, 0.5, 0.5))
+    """
+    return resample(scan, plane_grid(plane, scan.grid, step=step))
+
+
+def plane_grid(plane: Plane, grid: Grid, *, step: float | None = None) -> Grid:
+    """Return the planar grid, square samples, of the rectangle around a plane's section of ``grid``.
+
+    Its directions are the plane's: z the normal, y against ``up``, x ``cross(normal, -up)``. Coarser than
+    asked where a side would exceed 1024 samples.
+
+    Raises:
+        ValueError: as ``reslice``.
+    """
+    if grid.is_planar:
+        raise ValueError(f"a reslice needs a volume, this grid is {grid.shape}")
+    corners = cross_section(plane, grid)
+    if not len(corners):
+        raise ValueError(f"plane {plane.name!r} through {plane.point} misses the volume")
+    axes = plane_axes(plane)
+    normal, down, right = np.asarray(axes).T
+    places = corners @ np.stack([down, right], 1)
+    low, extent = places.min(0), np.ptp(places, axis=0)
+    step = max(min(grid.step) if step is None else step, float(extent.max()) / _SLICE_SAMPLES)
+    counts = np.maximum(1, np.ceil(extent / step - 1e-6)).astype(int)
+    first = low + extent / 2 - (counts - 1) / 2 * step
+    origin = normal * (normal @ np.asarray(plane.point)) + down * first[0] + right * first[1]
+    shape = (1, int(counts[0]), int(counts[1]))
+    z, y, x = (float(v) for v in origin)
+    moved = dataclasses.replace(grid, shape=shape, direction=axes)
+    if grid.is_calibrated:
+        return dataclasses.replace(moved, spacing_mm=(step, step, step), origin_mm=(z, y, x))
+    return dataclasses.replace(moved, step_px=(step, step, step), origin_px=(z, y, x))
+
+
+def plane_axes(plane: Plane) -> Matrix3:
+    """Return the directions of a plane's reslice: columns normal, down and right, orthonormal."""
+    normal = np.asarray(plane.normal, float)
+    normal = normal / np.linalg.norm(normal)
+    down = -np.asarray(plane.up, float)
+    down = down - normal * (normal @ down)
+    down = down / np.linalg.norm(down)
+    rows = np.stack([normal, down, np.cross(normal, down)], 1).tolist()
+    return (tuple(rows[0]), tuple(rows[1]), tuple(rows[2]))
+
+
+def cross_section(plane: Plane, grid: Grid) -> np.ndarray:
+    """Return the corners (n, 3) of a plane's section of a volume, in world coordinates and in order.
+
+    A convex polygon of 3 to 6 corners; none where the plane misses the volume.
+    """
+    ends = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in grid.shape], indexing="ij")).reshape(3, 8).T
+    world = grid.to_world(ends)
+    axes = np.asarray(plane_axes(plane))
+    height = (world - np.asarray(plane.point)) @ axes[:, 0]
+    # Corners are numbered by the bits of (z, y, x), so an edge joins two that differ in one.
+    pairs = [(a, a | bit) for bit in (1, 2, 4) for a in range(8) if not a & bit]
+    crossed = [(a, b) for a, b in pairs if (height[a] >= 0) != (height[b] >= 0)]
+    if len(crossed) < 3:
+        return np.zeros((0, 3))
+    points = np.stack(
+        [world[a] + (world[b] - world[a]) * height[a] / (height[a] - height[b]) for a, b in crossed]
+    )
+    around = (points - points.mean(0)) @ axes[:, 1:]
+    return points[np.argsort(np.arctan2(around[:, 0], around[:, 1]))]
 
 
 def restore(finding: Finding, grid: Grid) -> Finding:

@@ -23,6 +23,7 @@ import numpy as np
 from usvol.encoding import jsonable, slug
 from usvol.formats.nifti import write_nifti
 from usvol.report import preview
+from usvol.resampling import cross_section, reslice
 from usvol.result import (
     Box,
     Curve,
@@ -40,6 +41,7 @@ from usvol.scan import Grid, Scan, Source, kind_of
 
 SCHEMA = "usvol.result/1"
 RESULT_FILE = "result.json"
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 def write(result: Result, folder: str | Path, *, scan: Scan | None = None) -> Path:
@@ -82,7 +84,7 @@ def write_into(
         {
             "type": type(finding).__name__.lower(),
             "name": finding.name,
-            **describe(finding, Place(folder, stem, times_s)),
+            **describe(finding, Place(folder, stem, times_s, scan)),
         }
         for finding, stem in zip(result.findings, _stems(result.findings), strict=True)
     ]
@@ -143,11 +145,12 @@ def _publish(partial: Path, folder: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the files of one finding go: folder, file name without suffix, and the scan's frame times."""
+    """Where the files of one finding go: folder, file name without suffix; the scan and its frame times."""
 
     folder: Path
     stem: str
     times_s: tuple[float, ...] | None = None
+    scan: Scan | None = None
 
 
 @singledispatch
@@ -229,7 +232,25 @@ def _(finding: Surface, place: Place) -> dict[str, Any]:
 
 
 @describe.register
-def _(finding: Plane | Line | Box | Scores, place: Place) -> dict[str, Any]:  # noqa: ARG001
+def _(finding: Plane, place: Place) -> dict[str, Any]:
+    scan = place.scan
+    if scan is None or scan.grid.is_planar or not len(cross_section(finding, scan.grid)):
+        return asdict(finding)
+    cut = reslice(scan, finding)
+    names = f"{place.stem}.nii.gz", f"{place.stem}.png"
+    data = np.asarray(cut.data)
+    # NIfTI has no channels that all readers know, so colour is stored as its luminance.
+    grey = data[:, 0] if data.shape[1] != 3 else np.einsum("tczyx,c->tzyx", data, _LUMA).astype(data.dtype)
+    frames = grey if len(grey) > 1 else grey[0]
+    write_nifti(
+        place.folder / names[0], frames, grid=cut.grid, times_s=place.times_s if len(grey) > 1 else None
+    )
+    preview.write_picture(cut, place.folder / names[1])
+    return {**asdict(finding), "file": names[0], "picture": names[1], "grid": _grid(cut.grid)}
+
+
+@describe.register
+def _(finding: Line | Box | Scores, place: Place) -> dict[str, Any]:  # noqa: ARG001
     return asdict(finding)
 
 

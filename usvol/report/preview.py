@@ -11,7 +11,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from usvol.report import panels
-from usvol.result import Curve, Heatmap, Labels, Line, Result, Scores
+from usvol.report.geometry import draw_line, draw_plane
+from usvol.resampling import cross_section, reslice
+from usvol.result import Curve, Heatmap, Labels, Line, Plane, Result, Scores
 from usvol.scan import Scan
 
 LIMIT_BYTES = 300_000
@@ -32,6 +34,12 @@ def write(result: Result, scan: Scan, *, folder: Path) -> tuple[str, ...]:
         return ("preview.png",)
     (folder / "preview.gif").write_bytes(_gif(result, scan))
     return ("preview.png", "preview.gif")
+
+
+def write_picture(scan: Scan, path: Path) -> None:
+    """Write the first frame of a planar scan as a grey PNG, one pixel per sample of square size."""
+    grey = Image.fromarray(_grey(scan, 0, _window(scan))[0])
+    _fit(grey, max(grey.size), aspect=scan.grid.step[1] / scan.grid.step[2]).save(path, optimize=True)
 
 
 def thumbnail(path: Path, *, side: int = 160) -> bytes:
@@ -111,7 +119,7 @@ def _planar(result: Result, scan: Scan, index: int, *, side: int) -> Image.Image
     image = _fit(image, side, aspect=scan.grid.step[1] / scan.grid.step[2])
     draw = ImageDraw.Draw(image)
     for line in (f for f in result.findings if isinstance(f, Line)):
-        _draw_line(draw, line, scan, image.size)
+        draw_line(draw, line, grid=scan.grid, axis=0, size=image.size)
     return _stack(image, result, int(_file_frames(scan)[index]))
 
 
@@ -124,8 +132,15 @@ def _orthogonal(result: Result, scan: Scan, *, side: int, frame: int = 0) -> Ima
             np.take(grey, centre[axis], axis=axis), _overlay(result, scan, frame, axis=axis, at=centre[axis])
         )
         tile = _fit(tile, side, aspect=scan.grid.step[rows] / scan.grid.step[columns])
-        ImageDraw.Draw(tile).text((4, 2), caption, fill=panels.FAINT, font=panels.font(10))
+        draw = ImageDraw.Draw(tile)
+        for finding in result.findings:
+            if isinstance(finding, Plane):
+                draw_plane(draw, finding, grid=scan.grid, cut=(axis, centre[axis]), size=tile.size)
+            elif isinstance(finding, Line) and finding.frame_index in (None, frame):
+                draw_line(draw, finding, grid=scan.grid, axis=axis, size=tile.size)
+        draw.text((4, 2), caption, fill=panels.FAINT, font=panels.font(10))
         tiles.append(tile)
+    tiles += _resliced(result, scan, frame, side=side)
     height = max(tile.height for tile in tiles)
     sheet = Image.new("RGB", (sum(t.width for t in tiles) + 4 * (len(tiles) - 1), height), panels.PAPER)
     left = 0
@@ -133,6 +148,20 @@ def _orthogonal(result: Result, scan: Scan, *, side: int, frame: int = 0) -> Ima
         sheet.paste(tile, (left, (height - tile.height) // 2))
         left += tile.width + 4
     return _stack(sheet, result, int(_file_frames(scan)[frame]))
+
+
+def _resliced(result: Result, scan: Scan, frame: int, *, side: int) -> list[Image.Image]:
+    """Return the picture of the first plane's reslice, with the lines that lie in it; none without planes."""
+    plane = next((f for f in result.findings if isinstance(f, Plane)), None)
+    if plane is None or not len(cross_section(plane, scan.grid)):
+        return []
+    cut = reslice(scan, plane)
+    tile = _fit(Image.fromarray(_grey(cut, frame, _window(scan))[0]).convert("RGB"), side, aspect=1.0)
+    draw = ImageDraw.Draw(tile)
+    for line in (f for f in result.findings if isinstance(f, Line) and f.frame_index in (None, frame)):
+        draw_line(draw, line, grid=cut.grid, axis=0, size=tile.size)
+    draw.text((4, 2), plane.name.replace("_", " "), fill=panels.FAINT, font=panels.font(10))
+    return [tile]
 
 
 def _stack(image: Image.Image, result: Result, file_frame: int) -> Image.Image:
@@ -205,14 +234,6 @@ def _paint_heat(layer: np.ndarray, plane: np.ndarray) -> None:
     layer[..., 3] = (170 * share).astype(np.uint8)
 
 
-def _draw_line(draw: ImageDraw.ImageDraw, line: Line, scan: Scan, size: tuple[int, int]) -> None:
-    ratio = np.asarray(size) / (scan.grid.shape[2], scan.grid.shape[1])
-    ends = [scan.grid.to_index(np.asarray(point))[[2, 1]] * ratio for point in (line.entry, line.tip)]
-    (x0, y0), (x1, y1) = ends
-    draw.line((x0, y0, x1, y1), fill=panels.PALETTE[0], width=2)
-    draw.ellipse((x1 - 3, y1 - 3, x1 + 3, y1 + 3), outline=panels.INK)
-
-
 def _position(finding: Labels | Heatmap, frame: int) -> int | None:
     if finding.frame_indices is None:
         return frame if frame < finding.data.shape[0] else None
@@ -229,6 +250,13 @@ def _centre(result: Result, scan: Scan, frame: int) -> tuple[int, int, int]:
             if inside.size:
                 z, y, x = inside.mean(axis=0).round().astype(int)
                 return int(z), int(y), int(x)
+    marked = [
+        f.point if isinstance(f, Plane) else f.tip for f in result.findings if isinstance(f, Plane | Line)
+    ]
+    if marked:
+        index = scan.grid.to_index(np.asarray(marked[0])).round().astype(int)
+        z, y, x = np.clip(index, 0, np.asarray(scan.grid.shape) - 1)
+        return int(z), int(y), int(x)
     z, y, x = scan.grid.shape
     return z // 2, y // 2, x // 2
 
