@@ -1,0 +1,20 @@
+"""Without a screen or Xvfb, Qt ends the whole process: viewer tests are skipped there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+
+import pytest
+
+HAS_SCREEN = bool(os.environ.get("DISPLAY")) or not sys.platform.startswith("linux") or shutil.which("Xvfb")
+
+
+@pytest.fixture
+def viewer(request):
+    """Return a napari viewer in a window, small, so that a software renderer keeps up."""
+    if not HAS_SCREEN:
+        pytest.skip("no screen: neither DISPLAY nor Xvfb; on Debian: apt-get install xvfb")
+    make = request.getfixturevalue("make_napari_viewer")
+    return make(show=False)
