@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from usvol import pipeline
-from usvol.errors import KindError, UncalibratedError
-from usvol.result import Curve, Flag, Labels, Measurement
+from usvol.errors import CancelledError, KindError, UncalibratedError
+from usvol.result import Curve, Flag, Labels, Line, Measurement
 from usvol.scan import Grid, Kind, Scan, Selection, Source
+from usvol.supervision import Progress, supervised
 
 
 @dataclasses.dataclass
@@ -168,3 +169,79 @@ def test_same_input_same_answer():
     assert torch.equal(first.findings[0].data, second.findings[0].data)
     assert first.measurements == second.measurements
     assert not any(isinstance(finding, Curve) for finding in first.findings)
+
+
+def test_a_supervised_run_tells_its_stages_and_stops_at_any_of_them():
+    heard: list[Progress] = []
+    with supervised(progress=heard.append):
+        whole = pipeline.run(Spot(), volume())
+    assert tuple(one.stage for one in heard) == pipeline.STAGES
+    assert whole.measurements == pipeline.run(Spot(), volume()).measurements
+    for last in pipeline.STAGES:
+        seen: list[Progress] = []
+        with (
+            pytest.raises(CancelledError),
+            supervised(progress=seen.append, cancelled=lambda seen=seen, last=last: last in str(seen)),
+        ):
+            pipeline.run(Spot(), volume())
+        assert seen[-1].stage == last
+
+
+def corrected(labels: Labels, value: int) -> Labels:
+    data = labels.data.clone()
+    data[0, :4, :5, :6] = value
+    return dataclasses.replace(labels, data=data)
+
+
+def test_a_corrected_mask_is_measured_voxel_by_voxel():
+    scan = volume()
+    result = pipeline.run(Spot(), scan)
+    (labels,) = result.findings
+    larger = pipeline.remeasure(Spot(), result, findings=(corrected(labels, 1),), scan=scan)
+    assert larger.measurements[0].value == pytest.approx(result.measurements[0].value + 0.12)
+    assert larger.provenance["corrected"] == ["spot"]
+    assert larger.flags == result.flags
+    back = pipeline.remeasure(Spot(), larger, findings=(corrected(labels, 0),), scan=scan)
+    assert back.measurements == result.measurements
+
+
+def test_findings_left_as_they_were_change_nothing():
+    scan = volume()
+    result = pipeline.run(Spot(), scan)
+    same = dataclasses.replace(result.findings[0], data=result.findings[0].data.clone())
+    assert pipeline.remeasure(Spot(), result, findings=(same,), scan=scan) is result
+
+
+def test_what_follows_from_a_corrected_finding_is_made_anew_and_old_ranges_go():
+    class WithTip(Spot):
+        def postprocess(self, raw, scan):
+            (labels,) = super().postprocess(raw, scan)
+            labels = dataclasses.replace(labels, size_range={1: (0.9, 1.1)})
+            return (labels, Line("tip", (0.0, 0.0, 0.0), (0.0, 0.0, 1.0)))
+
+        def follow(self, findings, changed):
+            assert set(changed) == {0}
+            return (findings[0], Line("tip", (0.0, 0.0, 0.0), (0.0, 0.0, 2.0)))
+
+    scan = volume()
+    result = pipeline.run(WithTip(), scan)
+    assert result.findings[0].size_range
+    found = (corrected(result.findings[0], 1), result.findings[1])
+    labels, tip = pipeline.remeasure(WithTip(), result, findings=found, scan=scan).findings
+    assert labels.size_range is None
+    assert tip.tip == (0.0, 0.0, 2.0)
+
+
+def test_a_correction_has_the_findings_of_its_result():
+    scan = volume()
+    result = pipeline.run(Spot(), scan)
+    with pytest.raises(ValueError, match="0 findings are no correction of the 1"):
+        pipeline.remeasure(Spot(), result, findings=(), scan=scan)
+
+
+def test_a_correction_without_scale_stays_unmeasured_and_says_so_once():
+    result = pipeline.run(Spot(), volume(None))
+    again = pipeline.remeasure(
+        Spot(), result, findings=(corrected(result.findings[0], 1),), scan=volume(None)
+    )
+    assert codes(again).count("not_measured") == 1

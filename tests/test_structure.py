@@ -17,7 +17,7 @@ MODULE_LINES_MAX, FUNCTION_LINES_MAX, PARAMETERS_MAX, POSITIONAL_MAX = 500, 60, 
 
 # Layers of usvol, from the ground up; a module may import from its own layer and those below.
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "scan"}),
+    frozenset({"errors", "scan", "supervision"}),
     frozenset({"result", "task"}),
     # resampling knows grids only, and beam-space volumes cannot be read without it.
     frozenset({"formats", "loading", "weights", "resampling"}),

@@ -19,6 +19,7 @@ Every message says what came, what is needed and what to do::
     ├── WeightsError              weights missing or their checksum is wrong
     ├── DatasetError              a data set is incomplete or not what its adapter expects
     ├── LeakageError              the same patient on both sides of a split
+    ├── CancelledError            the user stopped the run
     └── MissingExtraError         an optional dependency is not installed
 """
 
@@ -116,6 +117,13 @@ class DatasetError(UsvolError):
 
 class LeakageError(UsvolError):
     """The same patient stands on both sides of a split."""
+
+
+class CancelledError(UsvolError):
+    """The user stopped the run; nothing is wrong with its input."""
+
+    def __init__(self) -> None:
+        super().__init__("Cancelled. Nothing was kept of this run; start it again to have its results.")
 
 
 class MissingExtraError(UsvolError):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from usvol.scan import Shape3
+from usvol.supervision import check, track
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -33,8 +34,12 @@ def sliding_window(
     """
     from monai.inferers.utils import sliding_window_inference
 
+    def checked(blocks: Tensor) -> Tensor:
+        check()
+        return network(blocks)
+
     with torch.inference_mode():
-        output = sliding_window_inference(volume, window, batch, network, overlap=overlap, mode="gaussian")
+        output = sliding_window_inference(volume, window, batch, checked, overlap=overlap, mode="gaussian")
     if not isinstance(output, Tensor):
         raise TypeError(
             f"a sliding window blends one tensor, and the network returned {type(output).__name__}"
@@ -71,7 +76,7 @@ def temporal_windows(
     weights = torch.minimum(ramp, ramp.flip(0))
     total, weight = None, torch.zeros(clip.shape[0])
     with torch.inference_mode():
-        for first in range(0, len(starts), batch):
+        for first in track(range(0, len(starts), batch)):
             chosen = starts[first : first + batch]
             answers = network(torch.stack([clip[s : s + length] for s in chosen])).float().cpu()
             if total is None:
@@ -112,11 +117,11 @@ def with_flips(
         spatial: whether the answer is a map over the same dimensions, to be flipped back; a score is not.
     """
     answers = []
+    subsets = [chosen for count in range(len(dims) + 1) for chosen in combinations(dims, count)]
     with torch.inference_mode():
-        for count in range(len(dims) + 1):
-            for chosen in combinations(dims, count):
-                answer = network(sample.flip(chosen) if chosen else sample).float()
-                answers.append(answer.flip(chosen) if chosen and spatial else answer)
+        for chosen in track(subsets):
+            answer = network(sample.flip(chosen) if chosen else sample).float()
+            answers.append(answer.flip(chosen) if chosen and spatial else answer)
     stack = torch.stack(answers)
     return stack.mean(0), stack.std(0, correction=0)
 

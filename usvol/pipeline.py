@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -18,8 +19,9 @@ import torch
 
 from usvol import canonical, quality, resampling
 from usvol.errors import KindError, UncalibratedError, UnknownTimeError
-from usvol.result import Finding, Flag, Measurement, Result, Severity
+from usvol.result import Finding, Flag, Labels, Measurement, Result, Severity
 from usvol.scan import Kind, Scan
+from usvol.supervision import stage
 from usvol.task import Task
 from usvol.weights import sha256_of
 
@@ -29,6 +31,7 @@ _PLURAL = {
     Kind.VOLUME: "volumes",
     Kind.VOLUME_SEQUENCE: "volume sequences (3D+t)",
 }
+STAGES = ("canonicalise", "preprocess", "infer", "postprocess", "restore", "measure")
 _MOVING = frozenset({Kind.CINE, Kind.VOLUME_SEQUENCE})
 
 
@@ -44,10 +47,12 @@ def run(
     ``scan`` is left untouched. ``name`` is the task's name in the result; by default the name it
     was built under. A measurement that lacks calibration or frame times becomes the flag
     ``not_measured``; the findings stay. The network runs inside ``turn``, such as a lock that
-    threads share.
+    threads share. Within ``supervision.supervised`` the run tells how far it is, by ``STAGES``, and can be
+    stopped.
 
     Raises:
         KindError: the task does not take this kind of scan.
+        CancelledError: whoever supervises the run has cancelled it.
 
     Example:
         >>> result = run(task, usvol.load("clip.mp4", selection=task.selection))  # doctest: +SKIP
@@ -81,6 +86,66 @@ def run(
     )
 
 
+def remeasure(task: Task, result: Result, *, findings: Sequence[Finding], scan: Scan) -> Result:
+    """Measure findings that were corrected by hand, as ``run`` measures those of the network.
+
+    Nothing else runs: no network, no clean-up. What follows from a finding that changed, such as the surface
+    of a mask, is made anew by the task's ``follow`` where it has one. The range of a corrected mask over the
+    network's repeated answers is dropped, for it was not theirs. ``provenance["corrected"]`` names what was
+    changed. Findings as they were give ``result`` itself.
+
+    Args:
+        task: the task that gave ``result``.
+        result: what ``run`` returned, or an earlier correction of it.
+        findings: as many as in ``result``, of the same types, in the same order.
+        scan: as it was given to ``run``.
+
+    Raises:
+        ValueError: the findings are not those of ``result``, corrected.
+    """
+    findings = tuple(findings)
+    if [(type(f), f.name) for f in findings] != [(type(f), f.name) for f in result.findings]:
+        raise ValueError(f"{len(findings)} findings are no correction of the {len(result.findings)} there")
+    changed = {
+        i for i, (new, old) in enumerate(zip(findings, result.findings, strict=True)) if differ(new, old)
+    }
+    if not changed:
+        return result
+    names = sorted({*result.provenance.get("corrected", ()), *(findings[i].name for i in changed)})
+    findings = tuple(_as_corrected(f) if i in changed else f for i, f in enumerate(findings))
+    with torch.no_grad():
+        follow = getattr(task, "follow", None)
+        if follow is not None:
+            findings = tuple(follow(findings, changed))
+        measurements, unmeasured = _measure(task, findings, scan)
+    kept = tuple(flag for flag in result.flags if flag.code != "not_measured")
+    return dataclasses.replace(
+        result,
+        findings=findings,
+        measurements=measurements,
+        flags=(*kept, *unmeasured),
+        provenance=MappingProxyType({**result.provenance, "corrected": names}),
+    )
+
+
+def differ(finding: Finding, other: Finding) -> bool:
+    """Tell whether two findings of one type say different things; samples are compared."""
+    for name in (part.name for part in dataclasses.fields(finding)):
+        new, old = getattr(finding, name), getattr(other, name, None)
+        if new is old:
+            continue
+        if isinstance(new, torch.Tensor) and isinstance(old, torch.Tensor):
+            if not torch.equal(new, old):
+                return True
+        elif new != old:
+            return True
+    return False
+
+
+def _as_corrected(finding: Finding) -> Finding:
+    return dataclasses.replace(finding, size_range=None) if isinstance(finding, Labels) else finding
+
+
 def require_kind(task: Task, kind: Kind, *, title: str, path: Path | None = None) -> None:
     """Raise ``KindError`` unless ``task`` accepts ``kind``."""
     if kind in task.accepts:
@@ -105,7 +170,8 @@ class _Clock:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         start = self.now()
-        yield
+        with stage(name):
+            yield
         self.seconds[name] = round(self.now() - start, 4)
 
 

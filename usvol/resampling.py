@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from usvol.errors import UncalibratedError
 from usvol.result import Finding, Heatmap, Labels, Plane
 from usvol.scan import Fan, Grid, Matrix3, Scan, Sector, Shape3
+from usvol.supervision import check
 
 _CHUNK_SAMPLES = 1 << 22  # output samples per interpolation call: about 100 MB of temporaries
 _EDGE = 0.5 + 1e-3  # half a cell, and the rounding of float32 coordinates
@@ -300,6 +301,7 @@ def _interpolate(
     chunk = max(1, _CHUNK_SAMPLES // max(1, inside.numel() * data.shape[1]))
     parts = []
     for frames in data.split(chunk):
+        check()
         sampled = _grid_sample(frames, place, "nearest" if nearest else "bilinear") * inside
         if pool != (1, 1):
             sampled = F.avg_pool3d(sampled, (1, *pool))
@@ -328,6 +330,7 @@ def _resized(data: Tensor, shape: Shape3) -> Tensor:
     native = data.dtype == torch.uint8 and data.device.type == "cpu" and shape[0] == depth
     parts = []
     for frames in data.split(max(1, _CHUNK_SAMPLES // max(1, c * depth * height * width))):
+        check()
         values = frames if native or frames.is_floating_point() else frames.float()
         if (height, width) != tuple(shape[1:]):
             values = _filtered(values.flatten(0, 2)[:, None], shape[1:])
@@ -369,6 +372,7 @@ def _slabs(shape: Shape3) -> Iterator[tuple[int, int]]:
     """Cut z into (start, count) slabs of bounded size."""
     step = max(1, _CHUNK_SAMPLES // (shape[1] * shape[2]))
     for start in range(0, shape[0], step):
+        check()
         yield start, min(step, shape[0] - start)
 
 

@@ -11,7 +11,7 @@ import math
 import threading
 import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from usvol.errors import ConfigError, UsvolError
+from usvol.supervision import check
 
 if TYPE_CHECKING:
     import openvino
@@ -28,6 +29,7 @@ Output = Tensor | tuple[Tensor, ...]
 
 # |compiled - eager| / |eager| (Euclidean) that rounding explains: on U-Nets 1e-4 in f32, 1e-2 in bf16.
 TOLERANCE: dict[str, float] = {"f32": 1e-3, "bf16": 3e-2}
+_PATIENCE_MS = 50  # between two looks at whether a network call was cancelled
 
 logger = logging.getLogger(__name__)
 
@@ -156,6 +158,7 @@ def _torch_callable(module: nn.Module, device: torch.device, precision: Precisio
         return nullcontext()
 
     def run(*inputs: Tensor) -> Output:
+        check()
         with torch.inference_mode(), numerics():
             output = module(*(x.to(device) for x in inputs))
         return output.float() if isinstance(output, Tensor) else tuple(part.float() for part in output)
@@ -195,11 +198,26 @@ def _openvino_callable(
 
     def run(*values: Tensor) -> Output:
         with lock:
-            request.infer([x.detach().cpu().contiguous().numpy() for x in values])
+            _infer(request, [x.detach().cpu().contiguous().numpy() for x in values])
             parts = tuple(torch.from_numpy(request.get_output_tensor(i).data.copy()) for i in range(count))
         return parts[0] if single else parts
 
     return run
+
+
+def _infer(request: openvino.InferRequest, inputs: list[Any]) -> None:
+    """Run a request to its end, or stop it midway when the run is cancelled."""
+    check()
+    request.start_async(inputs)
+    try:
+        while not request.wait_for(_PATIENCE_MS):
+            check()
+    except BaseException:
+        # A request left running would refuse the next call.
+        request.cancel()
+        with suppress(RuntimeError):  # how OpenVINO says that it stopped
+            request.wait()
+        raise
 
 
 def _convert(module: nn.Module, inputs: tuple[Tensor, ...]) -> openvino.Model:

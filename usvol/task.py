@@ -19,6 +19,10 @@ class Task(Protocol):
     ``build(config, device) -> Task``; its file name is the task's name and the first line of its
     docstring its description. It may also export ``TRAINING`` (see ``usvol.training.recipe``).
 
+    A task whose findings follow from one another, such as a surface from a mask, may have
+    ``follow(findings, changed) -> findings``: make those anew that follow from the ones whose positions are
+    in ``changed``, after a correction by hand (``pipeline.remeasure``).
+
     Attributes:
         accepts: kinds of scan it takes.
         selection: which frames, and how large, the loader should decode for it.

@@ -9,7 +9,7 @@ from skimage.measure import marching_cubes
 from torch import Tensor
 
 from usvol.postprocessing import components_near, enclosed, large_components
-from usvol.result import Surface
+from usvol.result import Labels, Surface
 from usvol.scan import Grid
 
 PLACENTA, SAC, FETUS = 1, 2, 3
@@ -71,3 +71,15 @@ def surface_of(chances: Tensor, value: int, *, grid: Grid, name: str) -> Surface
         torch.from_numpy(np.ascontiguousarray(grid.to_world(index), np.float32)),
         torch.from_numpy(np.ascontiguousarray(faces, np.int64)),
     )
+
+
+def surface_of_mask(labels: Labels, value: int, *, name: str) -> Surface:
+    """Return the surface of one label of a map that carries no evidence, as ``surface_of`` draws it."""
+    mask = labels.data[0] == value
+    inside = torch.nonzero(mask)
+    low = (inside.amin(0) - 3).clamp(min=0)
+    high = torch.minimum(inside.amax(0) + 4, torch.tensor(mask.shape))
+    block = mask[tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))].float()
+    z, y, x = block.shape
+    grid = labels.grid.crop(low.tolist(), (z, y, x))
+    return surface_of(torch.stack([1 - block, block]), 1, grid=grid, name=name)

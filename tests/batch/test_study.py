@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import importlib
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -20,6 +22,7 @@ from usvol.errors import ConfigError, ReadError
 from usvol.formats.nifti import write_nifti
 from usvol.formats.video_writing import write_gif, write_video
 from usvol.scan import Grid
+from usvol.supervision import supervised
 
 TOYBOX = Path(__file__).parents[1] / "toybox"
 
@@ -198,6 +201,20 @@ def test_ctrl_c_leaves_a_table_and_what_is_needed_to_go_on(inputs):
     assert summary.state == "finished"
     assert summary.resumed >= 2
     assert summary.counts[Status.DONE] == 4
+
+
+def test_cancelling_stops_the_items_in_work_and_leaves_them_to_be_resumed(inputs):
+    clips, asked = str(inputs / "clip_*.gif"), itertools.count()
+    plan = Plan("bright", (clips,), inputs.parent / "out", device="cpu", workers=1)
+    # A stage asks twice, so this is in the second item.
+    with supervised(cancelled=lambda: next(asked) > 3 * len(pipeline.STAGES)):
+        summary = run_study(plan, on_start=lambda _: None, on_outcome=lambda _: None)
+    assert summary.state == "interrupted"
+    assert (summary.counts[Status.DONE], summary.counts[Status.PENDING]) == (1, 2)
+    assert not list(plan.out.glob("quarantine/*"))
+    plan = dataclasses.replace(plan, existing=Existing.RESUME)
+    again = run_study(plan, on_start=lambda _: None, on_outcome=lambda _: None)
+    assert (again.resumed, again.counts[Status.DONE]) == (1, 3)
 
 
 def test_an_item_that_kills_the_process_again_and_again_is_set_aside(inputs):

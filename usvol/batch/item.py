@@ -18,7 +18,7 @@ from usvol import loading, pipeline, writing
 from usvol.batch.discovery import Item
 from usvol.batch.outcome import Outcome, Status, row_of
 from usvol.encoding import jsonable
-from usvol.errors import KindError, UsvolError
+from usvol.errors import CancelledError, KindError, UsvolError
 from usvol.scan import Header, Kind, Scan, Vec3
 from usvol.task import Task
 
@@ -55,6 +55,8 @@ def process(task: Task, item: Item, *, out: Path, stated: Stated, turn: threadin
         outcome = Outcome(item.id, item.order, str(item.path), Status.DONE, row=row)
     except KindError as error:
         outcome = Outcome(item.id, item.order, str(item.path), Status.SKIPPED, "KindError", str(error))
+    except CancelledError:
+        raise  # nobody's fault: the item stays pending
     except Exception as error:  # noqa: BLE001 (the per-item boundary)
         outcome = failed(item, error, out=out)
     if outcome.status is not Status.DONE:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -37,7 +38,9 @@ def execute(
             # A slow item at the head must not starve the workers; a bound keeps memory flat.
             while len(waiting) < 3 * workers and (item := next(source, None)) is not None:
                 started(item)
-                waiting.append(pool.submit(process, task, item, out=out, stated=stated, turn=turn))
+                # In the caller's context, so that who supervises it can stop the items too.
+                work = contextvars.copy_context().run
+                waiting.append(pool.submit(work, process, task, item, out=out, stated=stated, turn=turn))
             if not waiting:
                 return
             yield waiting[0].result()

@@ -24,7 +24,7 @@ from usvol.batch.local import execute
 from usvol.batch.outcome import Outcome, Status
 from usvol.batch.tables import write_tables
 from usvol.encoding import jsonable
-from usvol.errors import ConfigError, ReadError
+from usvol.errors import CancelledError, ConfigError, ReadError
 from usvol.task import Task
 
 RUN_FILE = "run.json"
@@ -114,7 +114,8 @@ def run_study(
 ) -> Summary:
     """Run a plan to its end, to the first failure (fail-fast) or to Ctrl-C; always leave table and report.
 
-    The model is loaded once. ``on_start`` gets the number of items, ``on_outcome`` each outcome.
+    The model is loaded once. ``on_start`` gets the number of items, ``on_outcome`` each outcome. Cancelling
+    (``supervision.supervised``) interrupts as Ctrl-C does, items in work included.
 
     Raises:
         ConfigError: the inputs, the settings or the state of the output folder do not fit.
@@ -147,7 +148,7 @@ def run_study(
                     if plan.fail_fast and outcome.status is Status.FAILED:
                         tally.state = "stopped"
                         break
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, CancelledError):
             tally.state = "interrupted"
         _collect(plan, found.items, ledger=ledger, tally=tally)
         ledger.release()

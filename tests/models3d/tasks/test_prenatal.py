@@ -244,3 +244,23 @@ def test_chances_follow_the_labels():
     changed = chances_of(labels, chances)
     assert torch.equal(changed.argmax(0), torch.from_numpy(labels).long())
     assert torch.equal(changed[:, 1:], chances[:, 1:])
+
+
+def test_a_corrected_map_is_measured_as_painted_and_its_surfaces_are_drawn_anew(answer):
+    result, _ = answer
+    found = labels_in(result)
+    painted = found.data.clone()
+    painted[0, :10, :10, :10] = PLACENTA
+    painted[painted == FETUS] = SAC
+    findings = [dataclasses.replace(f, data=painted) if f is found else f for f in result.findings]
+    again = pipeline.remeasure(task(flips=True), result, findings=findings, scan=scan_of(scene()[0]))
+    voxel_ml = math.prod(SPACING) / 1000
+    numbers = measured(again)
+    assert numbers["placenta_volume"].value == pytest.approx(int((painted == PLACENTA).sum()) * voxel_ml)
+    assert numbers["placenta_volume"].low is None
+    assert numbers["fetus_volume"].note == "not detected"
+    assert numbers["fetus_surface_area"].value is None
+    assert [f.name for f in again.findings if isinstance(f, Surface)] == ["placenta"]
+    # Six faces of the painted cube more, but for what smoothing rounds off.
+    growth = numbers["placenta_surface_area"].value - measured(result)["placenta_surface_area"].value
+    assert growth == pytest.approx(6.0, abs=1.5)
