@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import numpy as np
 from rich.console import Console
@@ -14,10 +14,9 @@ from rich.progress import track
 
 from usvol import pipeline, registry
 from usvol.errors import ConfigError, DatasetError, UsvolError
-from usvol.loading import load
 from usvol.metrics import Estimate, UndefinedMetricError
 from usvol.task import Task
-from usvol.training.cases import Case, patient_folds, require_disjoint
+from usvol.training.cases import Case, Split, load_case, of_split, patient_folds, require_disjoint
 from usvol.training.loop import recipe_of
 from usvol.training.recipe import Recipe, Row
 from usvol.training.samples import simulate_case
@@ -123,7 +122,8 @@ def evaluate(
 
     Args:
         task: registered name of the task.
-        dataset: registered name, or ``simulated:test`` for phantoms.
+        dataset: registered name, or ``simulated:test`` for phantoms. Of a data set with an official split its
+            test part is taken, or that of ``NAME:train``, ``NAME:validation`` (all of it with ``folds``).
         data: folder of the data set.
         folds: number of members of the ensemble; None for the whole ensemble.
         options: device, settings, number of phantoms.
@@ -147,7 +147,7 @@ def evaluate(
         )
     if data is None:
         raise DatasetError(f"Say where data set {dataset!r} lies: --data DIR.")
-    cases = registry.module(registry.Group.DATASETS, dataset).cases(data)
+    cases = _cases(dataset, data, whole=folds is not None)
     answers = _Answers()
     if folds is None:
         built = _built(task, options)
@@ -158,6 +158,16 @@ def evaluate(
         for fold, (built, held) in enumerate(zip(members, _deal(recipe, members, cases), strict=True)):
             _answer(answers, built, recipe=recipe, cases=held, fold=fold)
     return _finish(task, dataset, recipe=recipe, answers=answers)
+
+
+def _cases(dataset: str, data: Path, *, whole: bool) -> list[Case]:
+    name, _, stated = dataset.partition(":")
+    if stated not in ("", *get_args(Split)):
+        raise ConfigError(f"No part {stated!r} of {name!r}; a split has {', '.join(get_args(Split))}.")
+    cases = registry.module(registry.Group.DATASETS, name).cases(data)
+    if stated and not any(case.split == stated for case in cases):
+        raise DatasetError(f"{name} has no official split with a part {stated!r}.")
+    return cases if whole and not stated else of_split(cases, cast(Split, stated or "test"))
 
 
 def _built(task: str, options: Options, *, member: int | None = None) -> Task:
@@ -198,7 +208,7 @@ def _answer(answers: _Answers, task: Task, *, recipe: Recipe, cases: Sequence[Ca
     answers.weights_sha256 = task.provenance.get("weights_sha256")
     for case in track(cases, description=f"fold {fold}", transient=True, console=Console(stderr=True)):
         try:
-            result = pipeline.run(task, load(case.path, selection=task.selection))
+            result = pipeline.run(task, load_case(case, selection=task.selection))
         except UsvolError as error:
             logger.warning("left out: %s", error)
             answers.unread[case.id] = str(error)

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from usvol.errors import DatasetError, LeakageError
-from usvol.training.cases import Case, patient_folds, require_disjoint
+from usvol.errors import DatasetError, LeakageError, ReadError
+from usvol.scan import Grid, Scan, Selection
+from usvol.training.cases import Case, load_case, of_split, patient_folds, require_disjoint
 
 
 def _cases(patients: list[int], dataset: str = "set") -> list[Case]:
@@ -61,3 +63,18 @@ def test_patient_keys_hide_the_identity_and_tell_data_sets_apart() -> None:
     here, there = _cases([7])[0], _cases([7], dataset="other")[0]
     assert here.patient_key != there.patient_key
     assert here.patient_key != "7" and len(here.patient_key) == 16
+
+
+def test_official_splits_are_kept_and_cases_without_one_always_count() -> None:
+    parts = ("train", "validation", "test", None)
+    cases = [Case(str(part), "p", Path("x"), split=part) for part in parts]
+    assert [case.id for case in of_split(cases, "train")] == ["train", "None"]
+    assert [case.id for case in of_split(cases, "test")] == ["test", "None"]
+
+
+def test_a_data_sets_own_reader_is_asked_before_the_loader() -> None:
+    scan = Scan(torch.zeros(2, 1, 1, 4, 4), Grid((1, 4, 4)))
+    case = Case("c", "p", Path("no_such_file.mp4"), read=lambda case: scan)
+    assert load_case(case, selection=Selection()) is scan
+    with pytest.raises(ReadError):
+        load_case(Case("c", "p", Path("no_such_file.mp4")), selection=Selection())

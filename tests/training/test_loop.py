@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -233,3 +234,32 @@ def test_a_finished_ensemble_is_a_start(toy: Path, tmp_path: Path) -> None:
     weights.save(other, {"unlike": torch.zeros(1)}, metadata={})
     with pytest.raises(ConfigError, match="no tensor"):
         _train(toy, tmp_path / "none", init=str(other))
+
+
+def test_an_official_split_is_trained_on_and_evaluated_by_its_parts(
+    toy: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """Patients 0-3 are for training, 4-7 for validation, 8-11 for testing."""
+
+    def with_split(root: Path) -> list[Case]:
+        parts = ("train", "validation", "test")
+        return [dataclasses.replace(c, split=parts[int(c.patient) // 4]) for c in _toy_cases(root)]
+
+    dataset = registry.module(registry.Group.DATASETS, "toy")
+    monkeypatch.setattr(dataset, "cases", with_split)
+    path = _train(toy, tmp_path / "run", epochs=1, folds=1)
+    (seen,) = json.loads(weights.load_file(path).metadata["train_patients"])
+    assert set(seen) == {c.patient_key for c in with_split(toy) if c.split == "train"}
+    monkeypatch.setattr(registry, "build_task", lambda name, device, overrides: _ToyTask(path, 0))
+    assert evaluation.evaluate("toy", "toy", data=toy).patients == 4
+    assert evaluation.evaluate("toy", "toy:validation", data=toy).patients == 4
+    with pytest.raises(LeakageError):
+        evaluation.evaluate("toy", "toy:train", data=toy)
+    with pytest.raises(ConfigError, match="validation"):
+        evaluation.evaluate("toy", "toy:dev", data=toy)
+
+
+def test_official_folds_are_taken_where_their_number_fits(toy: Path) -> None:
+    cases = [dataclasses.replace(c, fold=int(c.patient) % 3) for c in _toy_cases(toy)]
+    assert loop._folds(RECIPE, cases, count=3) == {c.id: c.fold for c in cases}
+    assert set(loop._folds(RECIPE, cases, count=4).values()) == {0, 1, 2, 3}

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from usvol.errors import DatasetError, LeakageError
+from usvol.loading import load
+from usvol.scan import Scan, Selection
+
+Split = Literal["train", "validation", "test"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +27,10 @@ class Case:
         path: scan file or folder.
         reference: what the experts said, by name; the task knows the names.
         dataset: name of the data set, part of the patient key.
+        split: part of the data set's official split: only ``train`` is trained on, only ``test`` evaluated
+            unless asked. None where it has none.
+        fold: official fold for cross-validation, or None.
+        read: reads the scan where ``usvol.load`` would misread the file; None where it does not.
     """
 
     id: str
@@ -30,11 +38,28 @@ class Case:
     path: Path
     reference: Mapping[str, Any] = field(default_factory=dict)
     dataset: str = ""
+    split: Split | None = None
+    fold: int | None = None
+    read: Callable[[Case], Scan] | None = None
 
     @property
     def patient_key(self) -> str:
         """16 hex digits that stand for the patient in weights and reports."""
         return hashlib.sha256(f"usvol:{self.dataset}:{self.patient}".encode()).hexdigest()[:16]
+
+
+def load_case(case: Case, *, selection: Selection) -> Scan:
+    """Read the scan of a case, by its data set's own reader where it has one.
+
+    Raises:
+        ReadError: its subclass says what is wrong with the file.
+    """
+    return case.read(case) if case.read else load(case.path, selection=selection)
+
+
+def of_split(cases: Sequence[Case], split: Split) -> list[Case]:
+    """Keep the cases of one part of an official split, and those of data sets that have none."""
+    return [case for case in cases if case.split in (None, split)]
 
 
 def patient_folds(

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from usvol import registry, weights
 from usvol.errors import ConfigError, DatasetError, MissingExtraError
-from usvol.training.cases import Case, patient_folds
+from usvol.training.cases import Case, of_split, patient_folds
 from usvol.training.members import join_members, member_state
 from usvol.training.recipe import FitSettings, Recipe, Sample
 from usvol.training.samples import prepare_cases, prepare_phantoms
@@ -95,10 +95,17 @@ def train(
 
 
 def _folds(recipe: Recipe, own: Sequence[Case], *, count: int) -> dict[str, int]:
-    """Return the fold of each own case, by id; without own cases, or with a count of 1, there are none."""
+    """Return the fold of each own case, by id; without own cases, or with a count of 1, there are none.
+
+    A data set's official folds are taken where there are as many as ``count``.
+    """
     if count == 1 or not own:
         return {}
-    dealt = patient_folds(own, folds=count, strata=[recipe.stratum(case) for case in own])
+    official = [case.fold for case in own if case.fold is not None]
+    if len(official) == len(own) and len(set(official)) == count:
+        dealt = official
+    else:
+        dealt = patient_folds(own, folds=count, strata=[recipe.stratum(case) for case in own])
     return dict(zip((case.id for case in own), dealt, strict=True))
 
 
@@ -116,7 +123,7 @@ def recipe_of(task: str) -> Recipe:
 
 
 def gather(recipe: Recipe, folders: dict[str, Path], *, alone: bool = False) -> list[Case]:
-    """List the cases of every data set that has a folder; ``alone``: none of them is needed."""
+    """List the training cases of every data set that has a folder; ``alone``: none of them is needed."""
     unknown = set(folders) - set(recipe.datasets)
     if unknown:
         raise ConfigError(f"Data sets {sorted(unknown)} are none of this task's: {list(recipe.datasets)}.")
@@ -128,7 +135,13 @@ def gather(recipe: Recipe, folders: dict[str, Path], *, alone: bool = False) -> 
         logger.warning("training without data set %r: --set data.%s=DIR would add it", name, name)
     cases: list[Case] = []
     for name, folder in folders.items():
-        cases += registry.module(registry.Group.DATASETS, name).cases(Path(folder))
+        found = registry.module(registry.Group.DATASETS, name).cases(Path(folder))
+        kept = of_split(found, "train")
+        if len(kept) < len(found):
+            logger.info(
+                "%s: %d of %d cases, those of its official training part", name, len(kept), len(found)
+            )
+        cases += kept
     return cases
 
 

@@ -74,7 +74,7 @@ class Recipe:
         prepare_labelled: a canonical scan and the labels of its voxels to tensors, for tasks that learn label
             maps; used instead of ``prepare`` wherever there are labels. The phantom then offers
             ``simulate_labelled(seed, config)``: scan, ``Labels``, truth.
-        read_labels: the label map of a case of its data sets.
+        read_labels: the label map of a case of its data sets, or None where nobody outlined it.
         describe: network, the samples it saw and those held out from it, ``settings`` to tensors that are
             kept beside its weights.
         phantoms_suffice: whether it may be trained without any data set.
@@ -96,6 +96,6 @@ class Recipe:
     phantom: str | None = None
     phantom_settings: Mapping[str, Any] = field(default_factory=dict)
     prepare_labelled: Callable[[Scan, Labels], dict[str, Tensor]] | None = None
-    read_labels: Callable[[Case], Labels] | None = None
+    read_labels: Callable[[Case], Labels | None] | None = None
     describe: Callable[..., dict[str, Tensor]] | None = None
     phantoms_suffice: bool = False

@@ -20,10 +20,9 @@ from safetensors.torch import save_file
 from usvol import registry
 from usvol.canonical import canonicalise
 from usvol.errors import UsvolError
-from usvol.loading import load
 from usvol.result import Labels
 from usvol.scan import Scan
-from usvol.training.cases import Case
+from usvol.training.cases import Case, load_case
 from usvol.training.recipe import Recipe, Sample
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ def prepare_cases(recipe: Recipe, cases: Sequence[Case], *, cache: Path) -> list
         stamp = f"{case.path.resolve()}|{status.st_size}|{status.st_mtime_ns}"
 
         def read(case: Case = case) -> Prepared:
-            scan = load(case.path, selection=recipe.selection)
+            scan = load_case(case, selection=recipe.selection)
             return _prepared(recipe, scan, recipe.read_labels(case) if recipe.read_labels else None), {}
 
         try:
