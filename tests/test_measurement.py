@@ -11,7 +11,7 @@ from usvol import measurement
 from usvol.errors import KindError, UncalibratedError, UnknownTimeError
 from usvol.measurement import surface_area_cm2
 from usvol.result import Curve, Event, Labels, Surface
-from usvol.scan import Grid
+from usvol.scan import Grid, Header, Scan, Source, Trust
 
 SPACING_MM = (0.9, 0.6, 0.4)
 
@@ -135,3 +135,21 @@ def test_the_area_of_a_cube_is_that_of_its_faces():
     assert surface_area_cm2(cube, Grid((4, 4, 4), (1.0, 1.0, 1.0))) == pytest.approx(6 * 4)
     with pytest.raises(UncalibratedError, match="surface area"):
         surface_area_cm2(cube, Grid((4, 4, 4)))
+
+
+def test_a_ruler_of_known_length_gives_the_spacing():
+    assert measurement.ruler_spacing_mm((0, 0, 0), (0, 30, 40), length_mm=10.0) == pytest.approx(0.2)
+    with pytest.raises(ValueError, match="coincide"):
+        measurement.ruler_spacing_mm((0, 3, 4), (0, 3, 4), length_mm=10.0)
+    with pytest.raises(ValueError, match="above 0"):
+        measurement.ruler_spacing_mm((0, 0, 0), (0, 3, 4), length_mm=0.0)
+
+
+def test_a_header_takes_what_the_user_states_as_its_scan_does():
+    grid, source = Grid((1, 4, 5)), Source()
+    scan = Scan(torch.zeros(3, 1, 1, 4, 5), grid, source=source).with_spacing((0.5, 0.5, 0.25)).with_fps(10.0)
+    header = Header(grid, 3, 1, "uint8", None, source).with_spacing((0.5, 0.5, 0.25)).with_fps(10.0)
+    assert (header.grid, header.times_s, header.source) == (scan.grid, scan.times_s, scan.source)
+    assert header.source.calibration.trust is Trust.STATED
+    with pytest.raises(ValueError, match="positive"):
+        header.with_fps(0.0)

@@ -20,13 +20,13 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "scan", "supervision"}),
     frozenset({"result", "task"}),
     # resampling knows grids only, and beam-space volumes cannot be read without it.
-    frozenset({"formats", "loading", "weights", "resampling"}),
+    frozenset({"formats", "loading", "frame_access", "weights", "resampling", "planes"}),
     frozenset({
         "canonical", "sector", "fan_fitting", "inference", "runtime", "postprocessing",
         "measurement", "metrics", "explain", "quality", "seeding", "simulation", "registry",
     }),
     # batch.outcome is a plain record, which the report shows.
-    frozenset({"encoding", "writing", "report", "pipeline", "batch.outcome"}),
+    frozenset({"encoding", "writing", "result_reading", "report", "pipeline", "batch.outcome"}),
     frozenset({"batch", "training", "evaluation", "doctor", "synthesis", "demo"}),
 )  # fmt: skip
 TORCH_FREE = ("usvol/errors.py", "usvol/scan.py", "usvol/result.py", "usvol/task.py")

@@ -76,6 +76,27 @@ def length_mm(points: Sequence[Vec3], grid: Grid, *, reason: str = NO_SCALE) -> 
     return sum(math.dist(start, end) for start, end in pairwise(points))
 
 
+def ruler_spacing_mm(start: Vec3, end: Vec3, *, length_mm: float) -> float:
+    """Return the spacing in mm of square (cubic) samples from two points a known length apart.
+
+    For a scan without scale that shows a ruler. Points are indices (z, y, x) of the file's samples; whether
+    these are square the picture alone does not tell.
+
+    Raises:
+        ValueError: the points coincide, or the length is not positive and finite.
+
+    Example:
+        >>> ruler_spacing_mm((0, 10, 5), (0, 110, 5), length_mm=50.0)
+        0.5
+    """
+    distance = math.dist(start, end)
+    if not (math.isfinite(length_mm) and length_mm > 0):
+        raise ValueError(f"the known length must be above 0 mm, got {length_mm}")
+    if distance == 0:
+        raise ValueError("the two points of the ruler coincide: click its two ends")
+    return length_mm / distance
+
+
 def angle_deg(first: Vec3, second: Vec3, *, grid: Grid, reason: str = NO_SCALE) -> float:
     """Return the angle in degrees, 0-180, between two world directions (z, y, x) of ``grid``.
 

@@ -193,6 +193,11 @@ class Source:
     warnings: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
+    def with_stated_spacing(self, spacing_mm: Vec3) -> Source:
+        """Return the source of a scan whose spacing (z, y, x) in mm the user states."""
+        reason = f"spacing {spacing_mm} mm (z, y, x) stated by the user"
+        return dataclasses.replace(self, calibration=Calibration(Trust.STATED, reason))
+
 
 @dataclass(frozen=True, slots=True)
 class Fan:
@@ -267,22 +272,20 @@ class Scan:
 
     def with_spacing(self, spacing_mm: Vec3) -> Scan:
         """Return the scan with a spacing (z, y, x) in mm that the user states."""
-        note = Calibration(Trust.STATED, f"spacing {spacing_mm} mm (z, y, x) stated by the user")
+        source = self.source.with_stated_spacing(spacing_mm)
         return dataclasses.replace(
             self,
             grid=self.grid.with_spacing(spacing_mm),
-            source=dataclasses.replace(self.source, calibration=note),
-            history=(*self.history, note.reason),
+            source=source,
+            history=(*self.history, source.calibration.reason),
         )
 
     def with_fps(self, fps: float) -> Scan:
         """Return the scan with frame times of a constant rate (frames per second) that the user states."""
-        if not (math.isfinite(fps) and fps > 0):
-            raise ValueError(f"frame rate must be positive, got {fps}")
         indices = self.source.frame_indices or range(self.data.shape[0])
         return dataclasses.replace(
             self,
-            times_s=tuple(i / fps for i in indices),
+            times_s=_stated_times_s(indices, fps),
             history=(*self.history, f"frame rate {fps} Hz stated by the user"),
         )
 
@@ -309,6 +312,15 @@ class Header:
         """What the scan will be."""
         return kind_of(self.frames, self.grid.shape)
 
+    def with_spacing(self, spacing_mm: Vec3) -> Header:
+        """Return the header with a spacing (z, y, x) in mm that the user states."""
+        source = self.source.with_stated_spacing(spacing_mm)
+        return dataclasses.replace(self, grid=self.grid.with_spacing(spacing_mm), source=source)
+
+    def with_fps(self, fps: float) -> Header:
+        """Return the header with frame times of a constant rate (frames per second) that the user states."""
+        return dataclasses.replace(self, times_s=_stated_times_s(range(self.frames), fps))
+
 
 @dataclass(frozen=True, slots=True)
 class Selection:
@@ -330,6 +342,12 @@ def kind_of(frames: int, shape: Shape3) -> Kind:
     if shape[0] == 1:
         return Kind.CINE if frames > 1 else Kind.IMAGE
     return Kind.VOLUME_SEQUENCE if frames > 1 else Kind.VOLUME
+
+
+def _stated_times_s(indices: Sequence[int], fps: float) -> tuple[float, ...]:
+    if not (math.isfinite(fps) and fps > 0):
+        raise ValueError(f"frame rate must be positive, got {fps}")
+    return tuple(i / fps for i in indices)
 
 
 def _vec(values: Any) -> Vec3:
