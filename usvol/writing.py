@@ -173,6 +173,7 @@ def _(finding: Labels, place: Place) -> dict[str, Any]:
         "grid": _grid(finding.grid),
         "labels": {str(value): label for value, label in finding.names.items()},
         "frame_indices": finding.frame_indices,
+        "size_range": finding.size_range,
     }
 
 
