@@ -76,12 +76,17 @@ class Box:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Surface:
-    """A triangle mesh: ``vertices`` (n, 3) float world coordinates, ``faces`` (m, 3) int."""
+    """A triangle mesh: ``vertices`` (n, 3) float world coordinates, ``faces`` (m, 3) int.
+
+    ``repeats`` (k, n, 3) are the vertices in the network's repeated answers, which measurements may take their
+    ranges from, or None; they are not written.
+    """
 
     name: str
     vertices: Tensor
     faces: Tensor
     vertex_labels: Tensor | None = None
+    repeats: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
