@@ -18,7 +18,7 @@ import numpy as np
 from usvol.report.panels import PALETTE
 from usvol.resampling import cross_section, reslice
 from usvol.result import Box, Curve, Finding, Heatmap, Labels, Line, Plane, Result, Scores, Surface
-from usvol.scan import Grid, Header, Kind, Scan, Source
+from usvol.scan import Grid, Kind, Scan, Source
 from usvol_napari.placement import (
     Placement,
     oriented_grid,
@@ -63,28 +63,22 @@ def scan_layers(scan: Scan, *, name: str | None = None) -> list[LayerTuple]:
     return image_layers(samples, scan.source, placement=placement, name=name, metadata=extra)
 
 
-def lazy_layers(samples: Any, header: Header, *, name: str | None = None) -> list[LayerTuple]:
-    """Return the image layer of planar frames ``t c 1 y x`` that are decoded when looked at (dask)."""
-    extra = {Key.HEADER: header}
-    return image_layers(samples, header.source, placement=placement_of(header), name=name, metadata=extra)
-
-
 def image_layers(
-    samples: Any,
+    samples: np.ndarray,
     source: Source,
     *,
     placement: Placement,
     name: str | None = None,
     metadata: Mapping[Key, Any] | None = None,
 ) -> list[LayerTuple]:
-    """Return image layers of samples ``t c z y x`` ordered as shown (numpy or dask)."""
+    """Return image layers of samples ``t c z y x`` ordered as shown."""
     title = name or title_of(source)
-    if isinstance(samples, np.ndarray) and samples.shape[1] == 3 and _is_grey(samples):
+    if samples.shape[1] == 3 and _is_grey(samples):
         samples = samples[:, :1]
     shape = [n for n, shown in ((samples.shape[0], placement.has_time),) if shown]
     shape += placement.grid.shape[3 - len(placement.space_axes) :]
     notes = {Key.SOURCE: source, Key.PLACEMENT: placement, **(metadata or {})}
-    options = {**_placed(placement), "metadata": notes, "contrast_limits": window(samples)}
+    options = {**placed(placement), "metadata": notes, "contrast_limits": window(samples)}
     if samples.shape[1] == 3:
         coloured = np.moveaxis(samples, 1, -1).reshape(*shape, 3)
         return [(coloured, {**options, "name": title, "rgb": True}, "image")]
@@ -163,7 +157,7 @@ def notices(source: Source, grid: Grid, kind: Kind, *, timed: bool) -> tuple[str
     return (*said, *(f"{title}: {warning}" for warning in source.warnings))
 
 
-def window(samples: Any) -> tuple[float, float]:
+def window(samples: np.ndarray) -> tuple[float, float]:
     """Return contrast limits: all of 8 bits, else the 0.5 and 99.5 percentile of the middle frame."""
     if samples.dtype == np.uint8:
         return 0.0, 255.0
@@ -209,7 +203,7 @@ def _(finding: Labels, scene: _Scene) -> Iterator[LayerTuple]:
     yield (
         _over_time(finding, scene),
         {
-            **_placed(scene.placement, finding.grid),
+            **placed(scene.placement, finding.grid),
             "name": finding.name,
             "opacity": 0.45,
             "colormap": DirectLabelColormap(color_dict=colours | {None: (0, 0, 0, 0), 0: (0, 0, 0, 0)}),
@@ -224,7 +218,7 @@ def _(finding: Heatmap, scene: _Scene) -> Iterator[LayerTuple]:
     yield (
         _over_time(finding, scene),
         {
-            **_placed(scene.placement, finding.grid),
+            **placed(scene.placement, finding.grid),
             "name": finding.name,
             "colormap": "inferno",
             "blending": "additive",
@@ -316,7 +310,7 @@ def mark_size(placement: Placement) -> float:
     return float(0.015 * np.linalg.norm(extent[3 - len(placement.space_axes) :]))
 
 
-def _placed(placement: Placement, grid: Grid | None = None) -> dict[str, Any]:
+def placed(placement: Placement, grid: Grid | None = None) -> dict[str, Any]:
     """Return scale, translate, units and axis names of samples on ``grid`` (of a file) or the scan's."""
     shown = placement.grid if grid is None else oriented_grid(grid)
     time = placement.has_time
