@@ -9,7 +9,9 @@ import logging
 import multiprocessing
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -83,7 +85,7 @@ def simulate_case(
     ``settings`` of the phantom are the recipe's own if none are given. Labels are cut to the sector: what was
     not insonified is no reference.
     """
-    phantom = registry.module(registry.Group.PHANTOMS, recipe.phantom or "")
+    phantom = _phantom(registry.module, recipe.phantom or "")
     config = phantom.Config.model_validate(dict(recipe.phantom_settings if settings is None else settings))
     if recipe.prepare_labelled is None:
         scan, truth = phantom.simulate(seed, config)
@@ -95,12 +97,18 @@ def simulate_case(
     return scan, labels, truth
 
 
+@lru_cache
+def _phantom(find: Callable[[registry.Group, str], ModuleType], name: str) -> ModuleType:
+    """Find a phantom once: the registry reads every installed package, which is slow to do for each seed."""
+    return find(registry.Group.PHANTOMS, name)
+
+
 def _simulated(recipe: Recipe, seed: int, *, cache: Path) -> Prepared:
     def make() -> Prepared:
         scan, labels, truth = simulate_case(recipe, seed)
         return _prepared(recipe, scan, labels), truth
 
-    phantom = registry.module(registry.Group.PHANTOMS, recipe.phantom or "")
+    phantom = _phantom(registry.module, recipe.phantom or "")
     config = phantom.Config.model_validate(dict(recipe.phantom_settings))
     return _cached(cache, f"{_name(recipe)}|{phantom.__name__}|{config.model_dump_json()}|{seed}", make)
 
