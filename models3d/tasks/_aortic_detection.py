@@ -1,0 +1,128 @@
+"""Search a volume through marginal spaces: position, then orientation, then scale; or follow a known pose.
+
+Few hypotheses live through each space: places of the heat map, seen from several directions, each answered
+with a rotation; the pose network scores and corrects what is left, twice or more. Where several agree, their
+mean is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from models3d.recipes.aortic_valve import TYPICAL_MM
+from models3d.recipes.aortic_valve_patches import (
+    COARSE,
+    NEAR_MM,
+    PATCH,
+    ROOM,
+    Levels,
+    Poses,
+    coarse_step,
+    corner_distance,
+    corrected,
+    look,
+    mean_pose,
+    turned,
+)
+
+Networks = Mapping[str, Callable[..., Any]]
+
+_AGREE_MM = 8.0  # corner distance within which hypotheses are one answer
+# Directions the patch around a position is read in: the network's errors in them are nearly independent.
+_VIEWS = torch.tensor([
+    [[1.0, 0, 0], [0, 1, 0], [0, 0, 1]], [[0, 0, 1], [1, 0, 0], [0, 1, 0]],
+    [[0, 1, 0], [0, 0, 1], [1, 0, 0]], [[-1, 0, 0], [0, -1, 0], [0, 0, 1]],
+])  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How many hypotheses are followed.
+
+    Attributes:
+        places: local maxima of the heat map.
+        views: directions in which each is read for its orientation, at most 4.
+        kept: hypotheses that reach the last rounds.
+        rounds: looks of the pose network at each, the first included.
+    """
+
+    places: int = 2
+    views: int = 4
+    kept: int = 4
+    rounds: int = 3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Found:
+    """The best pose (one), the chance that a valve is there, and the answers that agreed with it."""
+
+    pose: Poses
+    chance: float
+    agreeing: Poses
+    heat: float
+
+
+def search(networks: Networks, source: Levels, logits: Tensor, *, effort: Effort) -> Found:
+    """Search the whole volume; ``logits`` (a, b, c) are what the position network says of it."""
+    centres, heat = places(logits, source, count=effort.places)
+    poses = orientations(networks, source, centres, views=effort.views)
+    return refined(networks, source, poses, effort=effort, heat=float(heat.max()))
+
+
+def follow(networks: Networks, source: Levels, last: Poses, *, heat: float) -> Found:
+    """Look only where the valve was in the frame before."""
+    return refined(networks, source, last, effort=Effort(kept=1, rounds=2), heat=heat)
+
+
+def places(logits: Tensor, source: Levels, *, count: int) -> tuple[Tensor, Tensor]:
+    """Return the ``count`` highest maxima of a heat map ``a b c``: places (n, 3) in mm and their chances."""
+    chance = torch.sigmoid(logits.float())
+    peaks = F.max_pool3d(chance[None, None], 5, stride=1, padding=2)[0, 0] == chance
+    values, flat = (chance * peaks).flatten().topk(count)
+    index = torch.stack(torch.unravel_index(flat, chance.shape), 1)
+    padded = F.pad(chance, [1] * 6)
+    middle = (COARSE - 1) / 2
+    step = coarse_step(source.grid)
+    around = torch.stack(torch.meshgrid(*[torch.arange(-1, 2)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    centres = []
+    for place in index:
+        z, y, x = place.tolist()
+        weight = padded[z : z + 3, y : y + 3, x : x + 3].flatten()
+        mean = place + (around * weight[:, None]).sum(0) / weight.sum().clamp_min(1e-9)
+        centres.append(source.middle + (mean - middle) * step)
+    return torch.stack(centres), values
+
+
+def orientations(networks: Networks, source: Levels, centres: Tensor, *, views: int) -> Poses:
+    """Read the rotation at each place in patches turned ``views`` ways: so many hypotheses per place."""
+    count = len(centres)
+    start = Poses(
+        centres.repeat_interleave(views, 0),
+        _VIEWS[:views].repeat(count, 1, 1),
+        torch.tensor([TYPICAL_MM] * count * views),
+    )
+    step = torch.full((len(start),), NEAR_MM)
+    return turned(start, networks["orientation"](look(source, start, step_mm=step, count=PATCH)))
+
+
+def refined(networks: Networks, source: Levels, poses: Poses, *, effort: Effort, heat: float) -> Found:
+    """Score and correct hypotheses in rounds, keep the best, and average those that agree with the best."""
+    score = torch.zeros(len(poses))
+    for number in range(effort.rounds):
+        patches = look(source, poses, step_mm=poses.scale * ROOM / PATCH, count=PATCH)
+        answers = networks["pose"](patches).float()
+        score = torch.sigmoid(answers[:, 12])
+        poses = corrected(poses, answers)
+        if number < effort.rounds - 1 and len(poses) > effort.kept:
+            best = score.topk(effort.kept).indices
+            poses, score = poses[best], score[best]
+    top = int(score.argmax())
+    near = corner_distance(poses, poses[[top] * len(poses)]) < _AGREE_MM
+    agreeing = poses[near]
+    return Found(mean_pose(agreeing, score[near]), float(score[top]), agreeing, heat)
