@@ -75,15 +75,41 @@ def develop(
     if imaging.jpeg_quality is not None:
         beams = jpeg_compressed(beams, imaging.jpeg_quality)
     data, mask = _converted(beams, probe, target)
-    source = Source(
-        format="simulated",
-        calibration=Calibration(Trust.MEASURED, "known: the scan was simulated on this grid"),
-        modality="US",
-        probe=probe.kind,
-    )
-    sector = Sector(mask[0] if target.is_planar else mask, _fan(probe), _shape(probe))
-    scan = Scan(data[None, None], target, None, source, ("simulated",), sector)
+    sector = _sector(probe, mask[0] if target.is_planar else mask)
+    scan = Scan(data[None, None], target, None, _source(probe), ("simulated",), sector)
     return Acquisition(scan, beams, envelope, probe, imaging)
+
+
+def develop_cine(
+    envelope: Tensor, probe: Probe, *, imaging: Imaging, grid: Grid, times_s: tuple[float, ...]
+) -> Scan:
+    """Turn the envelope ``r az t`` of a planar probe's frames into a cine ``t 1 1 y x`` (uint8) on ``grid``.
+
+    Raises:
+        ValueError: the probe is not planar.
+    """
+    if not probe.is_planar:
+        raise ValueError(f"a cine of planes needs a planar probe, got {probe.planes} planes")
+    frames = [_thinned(grey_levels(frame, imaging), probe, grid) for frame in envelope.split(1, dim=2)]
+    beams = (255 * torch.cat(frames, 2)).round().to(torch.uint8)
+    if imaging.jpeg_quality is not None:
+        beams = jpeg_compressed(beams, imaging.jpeg_quality)
+    index = beam_index(probe, _grid_points(grid, beams.device))
+    sizes = torch.tensor((probe.samples, probe.lines, 1), dtype=torch.float32, device=beams.device)
+    inside = ((index >= -0.5) & (index <= sizes - 0.5)).all(-1)
+    # Frames are sampled as the channels of one slice, which is quicker than as a volume.
+    layers, place = beams.permute(2, 0, 1)[:, None].contiguous(), index[..., [2, 0, 1]]
+    data = (sample_at(layers, place) * inside)[:, None].cpu()
+    return Scan(data, grid, times_s, _source(probe), ("simulated",), _sector(probe, inside[0].cpu()))
+
+
+def _source(probe: Probe) -> Source:
+    calibration = Calibration(Trust.MEASURED, "known: the scan was simulated on this grid")
+    return Source(format="simulated", calibration=calibration, modality="US", probe=probe.kind)
+
+
+def _sector(probe: Probe, mask: Tensor) -> Sector:
+    return Sector(mask, _fan(probe), _shape(probe))
 
 
 def _thinned(grey: Tensor, probe: Probe, target: Grid) -> Tensor:

@@ -21,7 +21,7 @@ _TISSUE_AT = 0.6  # of the range: where bright tissue is shown at a gain of 0
 def grey_levels(envelope: Tensor, imaging: Imaging) -> Tensor:
     """Compress an envelope ``r az el`` logarithmically, apply grey map and post filters: float32, 0-1."""
     level_db = 20 * torch.log10(envelope.clamp(min=1e-8))
-    level_db += imaging.gain_db + imaging.auto_gain * _offset_db(level_db)
+    level_db += imaging.gain_db + (imaging.auto_gain * _offset_db(level_db) if imaging.auto_gain > 0 else 0.0)
     shown = (_TISSUE_AT + level_db / imaging.dynamic_range_db).clamp(0, 1)
     if imaging.smoothing > 0:
         shown = _despeckled(shown, imaging)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -29,6 +31,25 @@ def draw_scatterers(density: Tensor, *, generator: torch.Generator) -> Tensor:
     return field
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Still:
+    """What stays from frame to frame of a cine.
+
+    Attributes:
+        contact: factor per line, (1, az, el).
+        haze: complex scatterers ``r az el`` of the diffuse echoes.
+    """
+
+    contact: Tensor
+    haze: Tensor
+
+
+def draw_still(probe: Probe, imaging: Imaging, *, generator: torch.Generator) -> Still:
+    """Draw what all frames of a cine share."""
+    shape = (probe.samples, probe.lines, probe.planes)
+    return Still(_contact(probe, imaging, generator), _circular(shape, generator))
+
+
 def form_echoes(
     medium: Medium,
     probe: Probe,
@@ -36,6 +57,7 @@ def form_echoes(
     imaging: Imaging,
     generator: torch.Generator,
     scatterers: Tensor | None = None,
+    still: Still | None = None,
 ) -> Tensor:
     """Return the envelope ``r az el`` (float32, 1 for bright tissue) that the scanner detects.
 
@@ -43,8 +65,11 @@ def form_echoes(
 
     ``scatterers``: complex ``r az el`` of mean square 1, such as tissue motion carries from frame to frame;
     None draws them. Given ones make one look only, whatever ``imaging.compounding`` says.
+
+    On the beams of a planar probe the last axis may hold frames; ``still`` is then what they share.
     """
-    reach = transmission(medium, probe, imaging=imaging) * _contact(probe, imaging, generator)
+    contact = still.contact if still is not None else _contact(probe, imaging, generator)
+    reach = transmission(medium, probe, imaging=imaging) * contact
     coherent = _specular(medium, reach, probe=probe, imaging=imaging)
     tissue = medium.echo * reach
     diffuse = _diffuse(tissue.square() + coherent.square(), probe, imaging).sqrt()
@@ -53,9 +78,16 @@ def form_echoes(
     total = torch.zeros_like(tissue)
     for _ in range(looks):
         drawn = draw_scatterers(medium.density, generator=generator) if scatterers is None else scatterers
-        field = drawn * tissue + _circular(tuple(tissue.shape), generator) * diffuse + coherent
-        total += (blur(field, probe, imaging=imaging) + _noise(probe, imaging, generator)).abs()
+        field = drawn * tissue + _haze(tuple(tissue.shape), still, generator=generator) * diffuse + coherent
+        noise = _circular(tuple(tissue.shape), generator) * _noise_amplitude(probe, imaging).to(tissue.device)
+        total += (blur(field, probe, imaging=imaging) + noise).abs()
     return total / looks * _gain_error(probe, imaging).to(total.device)
+
+
+def _haze(shape: tuple[int, ...], still: Still | None, *, generator: torch.Generator) -> Tensor:
+    """Draw the scatterers of diffuse echoes; in a cine most of them stay, as do the layers that make them."""
+    fresh = _circular(shape, generator)
+    return fresh if still is None else 0.9**0.5 * still.haze + 0.1**0.5 * fresh
 
 
 def _circular(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -86,7 +118,7 @@ def _diffuse(power: Tensor, probe: Probe, imaging: Imaging) -> Tensor:
     tail = torch.exp(-behind / imaging.haze_mm) * (behind > 0) * probe.step_mm / imaging.haze_mm
     haze = (tail @ power.reshape(probe.samples, -1)).reshape(power.shape)
     haze = haze + 10 ** (_FACE_DB / 10) * torch.exp(-depth / imaging.haze_mm)[:, None, None]
-    size = [min(n, k) | 1 for n, k in zip(power.shape, (17, 13, 13), strict=True)]
+    size = [min(n, k) | 1 for n, k in zip(power.shape, (17, 13, 1 if probe.is_planar else 13), strict=True)]
     size = [k if k <= n else k - 2 for n, k in zip(power.shape, size, strict=True)]
     coarse = F.avg_pool3d(
         power[None, None],
@@ -99,12 +131,11 @@ def _diffuse(power: Tensor, probe: Probe, imaging: Imaging) -> Tensor:
     return 10 ** (imaging.haze_db / 10) * haze + 10 ** (imaging.clutter_db / 10) * spread
 
 
-def _noise(probe: Probe, imaging: Imaging, generator: torch.Generator) -> Tensor:
-    """Electronic noise: white, and raised with depth by the time gain compensation."""
+def _noise_amplitude(probe: Probe, imaging: Imaging) -> Tensor:
+    """Amplitude of electronic noise: raised with depth by the time gain compensation, (samples, 1, 1)."""
     depth_cm = (ranges_mm(probe) - imaging.penetration_mm) / 10
     level_db = 2 * imaging.tgc_db_cm_mhz * probe.frequency_mhz * depth_cm
-    amplitude = torch.pow(10.0, level_db / 20)[:, None, None].to(generator.device)
-    return _circular((probe.samples, probe.lines, probe.planes), generator) * amplitude
+    return torch.pow(10.0, level_db / 20)[:, None, None]
 
 
 def _gain_error(probe: Probe, imaging: Imaging) -> Tensor:

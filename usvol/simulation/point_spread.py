@@ -7,6 +7,7 @@ et al., IEEE TUFFC 56(2), 2009). Each factor is a matrix per depth, so tails (si
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -79,22 +80,36 @@ def _one_way(depth: Tensor, wavelength: Tensor, *, aperture_mm: float, focus_mm:
 
 
 def blur(field: Tensor, probe: Probe, *, imaging: Imaging) -> Tensor:
-    """Convolve complex scatterers ``r az el`` with the point spread function; the mean square is kept."""
+    """Convolve complex scatterers ``r az el`` with the point spread function; the mean square is kept.
+
+    On the beams of a planar probe the last axis may hold frames, which stay apart.
+    """
     samples, lines, planes = field.shape
     parts = torch.view_as_real(field)
-    along, out = pitches_mm(probe)
-    lobe = 10 ** (imaging.side_lobe_db / 20)
-    if lines > 1:
-        matrix = _kernels(lateral_sigma_mm(probe, imaging) / along, lines, lobe=lobe).to(field.device)
-        parts = torch.bmm(matrix, parts.reshape(samples, lines, -1)).reshape(samples, lines, planes, 2)
-    if planes > 1:
-        matrix = _kernels(elevation_sigma_mm(probe, imaging) / out, planes, lobe=lobe).to(field.device)
+    axial, lateral, elevation = (
+        None if kernel is None else kernel.to(field.device) for kernel in _spread(probe, imaging)
+    )
+    if lateral is not None:
+        parts = torch.bmm(lateral, parts.reshape(samples, lines, -1)).reshape(samples, lines, planes, 2)
+    if elevation is not None:
         turned = parts.transpose(1, 2).reshape(samples, planes, -1)
-        parts = torch.bmm(matrix, turned).reshape(samples, planes, lines, 2).transpose(1, 2)
-    sigma = torch.tensor([axial_sigma_mm(probe) / probe.step_mm])
-    axial = _kernels(sigma, samples, lobe=0.0)[0].to(field.device)
+        parts = torch.bmm(elevation, turned).reshape(samples, planes, lines, 2).transpose(1, 2)
     mixed = (axial @ parts.reshape(samples, -1)).reshape(samples, lines, planes, 2)
     return torch.view_as_complex(mixed.contiguous())
+
+
+@lru_cache(maxsize=2)
+def _spread(probe: Probe, imaging: Imaging) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Return the matrices of ``blur`` along range, azimuth and elevation; the frames of a cine share them."""
+    along, out = pitches_mm(probe)
+    lobe = 10 ** (imaging.side_lobe_db / 20)
+    lateral = elevation = None
+    if probe.lines > 1:
+        lateral = _kernels(lateral_sigma_mm(probe, imaging) / along, probe.lines, lobe=lobe)
+    if probe.planes > 1:
+        elevation = _kernels(elevation_sigma_mm(probe, imaging) / out, probe.planes, lobe=lobe)
+    sigma = torch.tensor([axial_sigma_mm(probe) / probe.step_mm])
+    return _kernels(sigma, probe.samples, lobe=0.0)[0], lateral, elevation
 
 
 def coherent_gain(probe: Probe, imaging: Imaging) -> Tensor:

@@ -63,7 +63,7 @@ def insonify(anatomy: Anatomy, probe: Probe, *, generator: torch.Generator) -> M
     smooth = torch.stack([_softened(values[:, 3], materials), _texture_db(anatomy, generator)])
     log_impedance, texture_db = sample_at(smooth, index)
     here = _nearest(materials, index, generator=generator)
-    reflection, cosine = _interfaces(log_impedance, probe, width_mm=3 * max(spacing))
+    reflection, cosine = interfaces(log_impedance, probe, width_mm=3 * max(spacing))
     return Medium(
         echo=values[:, 0][here] * torch.pow(10.0, texture_db / 20),
         density=values[:, 1][here],
@@ -137,12 +137,17 @@ def _octave(length_mm: float) -> int:
     return min(range(len(_OCTAVES_MM)), key=lambda n: abs(math.log(length_mm / _OCTAVES_MM[n])))
 
 
-def _interfaces(log_impedance: Tensor, probe: Probe, *, width_mm: float) -> tuple[Tensor, Tensor]:
-    """Reflection coefficient (0-1), shared by the samples of an interface, and cosine of its angle."""
+def interfaces(log_impedance: Tensor, probe: Probe, *, width_mm: float) -> tuple[Tensor, Tensor]:
+    """Return reflection coefficient (0-1), shared by the samples of an interface, and cosine of its angle.
+
+    ``log_impedance`` is ``r az el``; on the beams of a planar probe the last axis may hold frames instead.
+    """
     along, out = (p[:, None, None].to(log_impedance.device) for p in pitches_mm(probe))
     steps = (torch.full_like(along, probe.step_mm), along, out)
     gradient = [
-        torch.gradient(log_impedance, dim=axis)[0] / step if log_impedance.shape[axis] > 2 else None
+        torch.gradient(log_impedance, dim=axis)[0] / step
+        if log_impedance.shape[axis] > 2 and not (axis == 2 and probe.is_planar)
+        else None
         for axis, step in enumerate(steps)
     ]
     squared = sum((g.square() for g in gradient if g is not None), torch.zeros_like(log_impedance))
