@@ -153,3 +153,50 @@ def test_a_header_takes_what_the_user_states_as_its_scan_does():
     assert header.source.calibration.trust is Trust.STATED
     with pytest.raises(ValueError, match="positive"):
         header.with_fps(0.0)
+
+
+def ellipse(*, half_long, half_wide, angle_deg=0.0, spacing=(1.0, 0.5, 0.25)):
+    """Labels of one frame with an ellipse, its long axis down and turned by an angle; mm, or samples."""
+    shape = (1, 200, 400)
+    grid = Grid(shape, spacing) if spacing else Grid(shape)
+    _, y, x = (n * s for n, s in zip(np.indices(shape), grid.step, strict=True))
+    y, x = y[0] - 100 * grid.step[1], x[0] - 200 * grid.step[2]
+    turn = math.radians(angle_deg)
+    along, across = y * math.cos(turn) + x * math.sin(turn), x * math.cos(turn) - y * math.sin(turn)
+    inside = (along / half_long) ** 2 + (across / half_wide) ** 2 < 1
+    return Labels("lv", torch.from_numpy(inside[None, None].astype(np.uint8)), grid, {1: "lv"})
+
+
+@pytest.mark.parametrize("angle_deg", [0, 15, -25])
+def test_discs_and_area_length_give_the_volume_of_an_ellipsoid(angle_deg):
+    discs = measurement.chamber_discs(ellipse(half_long=40, half_wide=20, angle_deg=angle_deg), 1)
+    true = 4 / 3 * math.pi * 40 * 20**2
+    assert discs.length == pytest.approx(80, rel=0.02)
+    assert discs.base[0] > discs.apex[0]
+    assert measurement.simpson_volume(discs) == pytest.approx(true, rel=0.03)
+    assert measurement.area_length_volume(discs.area, discs.length) == pytest.approx(true, rel=0.03)
+    assert measurement.disc_volume_ml(discs) == pytest.approx(true / 1000, rel=0.03)
+
+
+def test_two_views_make_an_ellipsoid_of_three_axes():
+    one = measurement.chamber_discs(ellipse(half_long=40, half_wide=24), 1)
+    other = measurement.chamber_discs(ellipse(half_long=39, half_wide=15), 1)
+    assert measurement.simpson_volume(one, other) == pytest.approx(4 / 3 * math.pi * 40 * 24 * 15, rel=0.04)
+
+
+def test_discs_without_a_scale_give_ratios_and_no_millilitres():
+    large, small = (
+        measurement.chamber_discs(ellipse(half_long=80 * f, half_wide=40 * f, spacing=None), 1)
+        for f in (1, 0.8)
+    )
+    ratio = measurement.simpson_volume(small) / measurement.simpson_volume(large)
+    assert ratio == pytest.approx(0.8**3, rel=0.02)
+    with pytest.raises(UncalibratedError, match="volume"):
+        measurement.disc_volume_ml(large)
+    with pytest.raises(ValueError, match="unit"):
+        measurement.simpson_volume(large, measurement.chamber_discs(ellipse(half_long=40, half_wide=20), 1))
+
+
+def test_a_mask_too_small_for_discs_is_refused():
+    with pytest.raises(ValueError, match="too few"):
+        measurement.chamber_discs(ellipse(half_long=1, half_wide=0.5), 1)

@@ -219,3 +219,32 @@ def test_bootstrap_drops_few_undefined_draws_and_refuses_many():
 def test_bootstrap_refuses(rows, groups, message):
     with pytest.raises(ValueError, match=message):
         bootstrap_ci(metrics.mae, rows, groups=groups, n=10)
+
+
+def test_agreement_of_continuous_values_worked_by_hand():
+    predicted, true = [52.0, 40.0, 63.0, 30.0], [50.0, 44.0, 60.0, 31.0]  # differences 2, -4, 3, -1
+    assert metrics.bias(predicted, true) == 0.0
+    assert metrics.rmse(predicted, true) == pytest.approx(math.sqrt(30 / 4))
+    spread = math.sqrt(30 / 3)
+    assert metrics.agreement_limit(predicted, true, side=1) == pytest.approx(1.96 * spread)
+    assert metrics.agreement_limit(predicted, true, side=-1) == pytest.approx(-1.96 * spread)
+    variance = sum((t - np.mean(true)) ** 2 for t in true)
+    assert metrics.r_squared(predicted, true) == pytest.approx(1 - 30 / variance)
+    assert metrics.r_squared(true, true) == 1.0
+    with pytest.raises(UndefinedMetricError):
+        metrics.r_squared([1.0, 2.0], [3.0, 3.0])
+
+
+def test_events_are_paired_one_to_one_within_the_tolerance():
+    assert metrics.matched_events([10, 31, 50], [12, 30], tolerance=5) == [(0, 0), (1, 1)]
+    assert metrics.matched_events([10, 11], [10], tolerance=5) == [(0, 0)]
+    # as many pairs as can be, though 11 is nearer to 10 than 16 is
+    assert metrics.matched_events([11, 16], [10, 14], tolerance=6) == [(0, 0), (1, 1)]
+    assert metrics.matched_events([3], [9], tolerance=5) == []
+    assert metrics.matched_events([], [9], tolerance=5) == []
+
+
+def test_shares_are_pooled_over_cases():
+    assert metrics.pooled_share([1, 0, 3], [2, 0, 4]) == pytest.approx(4 / 6)
+    with pytest.raises(UndefinedMetricError):
+        metrics.pooled_share([0], [0])

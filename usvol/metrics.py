@@ -202,6 +202,79 @@ def mae(prediction: ArrayLike, reference: ArrayLike) -> float:
     return float(np.abs(predicted - true).mean())
 
 
+def rmse(prediction: ArrayLike, reference: ArrayLike) -> float:
+    """Return the root mean square error, in the unit of the values."""
+    predicted, true = _pair(prediction, reference)
+    return float(np.sqrt(np.mean((predicted - true) ** 2)))
+
+
+def bias(prediction: ArrayLike, reference: ArrayLike) -> float:
+    """Return the mean of prediction less reference, in the unit of the values."""
+    predicted, true = _pair(prediction, reference)
+    return float((predicted - true).mean())
+
+
+def agreement_limit(prediction: ArrayLike, reference: ArrayLike, *, side: int) -> float:
+    """Return the lower (``side`` -1) or upper (1) 95 % limit of agreement (Bland & Altman, Lancet 1986).
+
+    Raises:
+        UndefinedMetricError: fewer than two cases.
+    """
+    predicted, true = _pair(prediction, reference)
+    if predicted.size < 2:
+        raise UndefinedMetricError("limits of agreement need two cases")
+    difference = predicted - true
+    return float(difference.mean() + side * 1.96 * difference.std(ddof=1))
+
+
+def r_squared(prediction: ArrayLike, reference: ArrayLike) -> float:
+    """Return the coefficient of determination, at most 1; 0 is as good as the reference's mean.
+
+    Raises:
+        UndefinedMetricError: the reference is constant.
+    """
+    predicted, true = _pair(prediction, reference)
+    spread = float(((true - true.mean()) ** 2).sum())
+    if spread == 0:
+        raise UndefinedMetricError("a coefficient of determination needs references that differ")
+    return 1.0 - float(((predicted - true) ** 2).sum()) / spread
+
+
+def pooled_share(parts: ArrayLike, totals: ArrayLike) -> float:
+    """Return the sum of parts over the sum of totals: precision, recall or a mean error pooled over cases.
+
+    Raises:
+        UndefinedMetricError: the totals are all 0.
+    """
+    part, total = _pair(parts, totals)
+    if total.sum() == 0:
+        raise UndefinedMetricError("nothing was counted")
+    return float(part.sum() / total.sum())
+
+
+def matched_events(prediction: ArrayLike, reference: ArrayLike, *, tolerance: float) -> list[tuple[int, int]]:
+    """Pair predicted with true events, one to one: positions in both, as many pairs as can be.
+
+    Among pairings within ``tolerance`` (in the unit of the events) the one of least total distance is taken
+    (Hungarian method, Kuhn 1955). What stays alone was missed or made up.
+
+    Example:
+        >>> matched_events([10, 31, 50], [12, 30], tolerance=5)
+        [(0, 0), (1, 1)]
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    predicted, true = np.asarray(prediction, float), np.asarray(reference, float)
+    if predicted.size == 0 or true.size == 0:
+        return []
+    distance = np.abs(predicted[:, None] - true[None])
+    # Beyond the tolerance no pair is worth having, whatever it spares others.
+    far = (distance.size + 1.0) * (tolerance + 1.0)
+    rows, columns = linear_sum_assignment(np.where(distance <= tolerance, distance, far))
+    pairs = zip(rows.tolist(), columns.tolist(), strict=True)
+    return [(i, j) for i, j in pairs if distance[i, j] <= tolerance]
+
+
 def frame_error(prediction: ArrayLike, reference: ArrayLike) -> float:
     """Return the mean absolute difference, in frames, of event indices such as ED or ES."""
     predicted, true = _classes(prediction, reference)

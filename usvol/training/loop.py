@@ -6,6 +6,7 @@ logs, finished weights), ``NAME.safetensors`` and ``NAME.md`` (the ensemble and 
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import sys
@@ -112,14 +113,32 @@ def _folds(recipe: Recipe, own: Sequence[Case], *, count: int) -> dict[str, int]
 def recipe_of(task: str) -> Recipe:
     """Return what the task module exports as ``TRAINING``.
 
+    A task needs weights to be registered; the first ones are trained by ``PACKAGE/recipes/TASK.py`` alone.
+
     Raises:
         ConfigError: the task cannot be trained.
     """
+    if task not in registry.tasks() and (alone := _recipe_alone(task)) is not None:
+        return alone
     module = registry.module(registry.Group.TASKS, task)
     recipe = getattr(module, "TRAINING", None)
     if not isinstance(recipe, Recipe):
         raise ConfigError(f"Task {task!r} exports no TRAINING recipe, so it cannot be trained or evaluated.")
     return recipe
+
+
+def _recipe_alone(task: str) -> Recipe | None:
+    for package in registry.packages() if task.isidentifier() else ():
+        place = f"{package}.recipes.{task}"
+        try:
+            module = importlib.import_module(place)
+        except ModuleNotFoundError as error:
+            if not place.startswith(str(error.name)):
+                raise
+            continue
+        if isinstance(recipe := getattr(module, "TRAINING", None), Recipe):
+            return recipe
+    return None
 
 
 def gather(recipe: Recipe, folders: dict[str, Path], *, alone: bool = False) -> list[Case]:
