@@ -1,4 +1,4 @@
-"""Draw planes and lines over pictures of a scan: the three orthogonal cuts, and the reslice of a plane."""
+"""Draw planes, lines and boxes over pictures of a scan: three orthogonal cuts, and the reslice of a plane."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from PIL import ImageDraw
 
 from usvol.report import panels
 from usvol.resampling import cross_section
-from usvol.result import Line, Plane
+from usvol.result import Box, Line, Plane
 from usvol.scan import Grid
 
 
@@ -62,6 +62,21 @@ def draw_line(draw: ImageDraw.ImageDraw, line: Line, *, grid: Grid, axis: int, s
     )
     draw.line((*entry, *tip), fill=panels.PALETTE[0], width=2)
     draw.ellipse((*(tip - 3), *(tip + 3)), outline=panels.INK)
+
+
+def draw_box(draw: ImageDraw.ImageDraw, box: Box, *, grid: Grid, axis: int, size: tuple[int, int]) -> None:
+    """Draw the twelve edges of a box, projected along ``axis`` of ``grid``, on a picture of ``size`` px.
+
+    The edges along its first axis are brighter: they tell how it is turned.
+    """
+    rotation, half = np.asarray(box.rotation, float), np.asarray(box.size, float) / 2
+    signs = np.array([(a, b, c) for a in (-1, 1) for b in (-1, 1) for c in (-1, 1)], float)
+    corners = grid.to_index(np.asarray(box.centre) + (signs * half) @ rotation.T)
+    pixels = [_pixel(corner, grid, axis=axis, size=size) for corner in corners]
+    for along, step in ((2, 1), (1, 2), (0, 4)):
+        colour = panels.PALETTE[0] if along == 0 else panels.FAINT
+        for start in (k for k in range(8) if signs[k, along] < 0):
+            draw.line((*pixels[start], *pixels[start + step]), fill=colour, width=1)
 
 
 def _pixel(index: np.ndarray, grid: Grid, *, axis: int, size: tuple[int, int]) -> np.ndarray:

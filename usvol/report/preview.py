@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from usvol.report import panels
-from usvol.report.geometry import draw_line, draw_plane
+from usvol.report.geometry import draw_box, draw_line, draw_plane
 from usvol.resampling import cross_section, reslice
-from usvol.result import Curve, Heatmap, Labels, Line, Plane, Result, Scores
+from usvol.result import Box, Curve, Heatmap, Labels, Line, Plane, Result, Scores
 from usvol.scan import Scan
 
 LIMIT_BYTES = 300_000
@@ -138,6 +138,8 @@ def _orthogonal(result: Result, scan: Scan, *, side: int, frame: int = 0) -> Ima
                 draw_plane(draw, finding, grid=scan.grid, cut=(axis, centre[axis]), size=tile.size)
             elif isinstance(finding, Line) and finding.frame_index in (None, frame):
                 draw_line(draw, finding, grid=scan.grid, axis=axis, size=tile.size)
+            elif isinstance(finding, Box) and finding.frame_index in (None, frame):
+                draw_box(draw, finding, grid=scan.grid, axis=axis, size=tile.size)
         draw.text((4, 2), caption, fill=panels.FAINT, font=panels.font(10))
         tiles.append(tile)
     tiles += _resliced(result, scan, frame, side=side)
@@ -251,7 +253,9 @@ def _centre(result: Result, scan: Scan, frame: int) -> tuple[int, int, int]:
                 z, y, x = inside.mean(axis=0).round().astype(int)
                 return int(z), int(y), int(x)
     marked = [
-        f.point if isinstance(f, Plane) else f.tip for f in result.findings if isinstance(f, Plane | Line)
+        f.point if isinstance(f, Plane) else f.tip if isinstance(f, Line) else f.centre
+        for f in result.findings
+        if isinstance(f, Plane | Line | Box)
     ]
     if marked:
         index = scan.grid.to_index(np.asarray(marked[0])).round().astype(int)
