@@ -7,6 +7,7 @@ World coordinates in JSON are (z, y, x), as everywhere; meshes are written (x, y
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import math
 import os
@@ -22,7 +23,7 @@ import numpy as np
 
 from usvol.encoding import jsonable, slug
 from usvol.formats.nifti import write_nifti
-from usvol.report import preview
+from usvol.report import meshes, preview
 from usvol.resampling import cross_section, reslice
 from usvol.result import (
     Box,
@@ -37,10 +38,11 @@ from usvol.result import (
     Scores,
     Surface,
 )
-from usvol.scan import Grid, Scan, Source, kind_of
+from usvol.scan import Grid, Matrix3, Scan, Source, kind_of
 
 SCHEMA = "usvol.result/1"
 RESULT_FILE = "result.json"
+_PICTURES = 4  # meshes of one result that are drawn: a clip has one per frame
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
@@ -84,9 +86,9 @@ def write_into(
         {
             "type": type(finding).__name__.lower(),
             "name": finding.name,
-            **describe(finding, Place(folder, stem, times_s, scan)),
+            **describe(finding, dataclasses.replace(place, folder=folder, times_s=times_s, scan=scan)),
         }
-        for finding, stem in zip(result.findings, _stems(result.findings), strict=True)
+        for finding, place in zip(result.findings, _places(result), strict=True)
     ]
     pictures = preview.write(result, scan, folder=folder) if scan is not None else ()
     content = {
@@ -145,12 +147,24 @@ def _publish(partial: Path, folder: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the files of one finding go: folder, file name without suffix; the scan and its frame times."""
+    """Where the files of one finding go: folder, file name without suffix; the scan and its frame times.
+
+    ``view`` is that of a mesh to be pictured, else None.
+    """
 
     folder: Path
     stem: str
     times_s: tuple[float, ...] | None = None
     scan: Scan | None = None
+    view: MeshView | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MeshView:
+    """How a mesh is pictured: along which axes (columns; None: the world's), and whether its unit is mm."""
+
+    axes: Matrix3 | None
+    in_mm: bool
 
 
 @singledispatch
@@ -221,14 +235,20 @@ def _(finding: Surface, place: Place) -> dict[str, Any]:
         mesh.save(place.folder / name)
     if finding.vertex_labels is not None:
         mesh.point_data["label"] = np.asarray(finding.vertex_labels)
-        files.append(f"{place.stem}.vtp")
-        mesh.save(place.folder / files[-1])
+    files.append(f"{place.stem}.vtp")
+    mesh.save(place.folder / files[-1])
+    picture = None
+    if place.view is not None and len(faces):
+        picture = f"{place.stem}.png"
+        drawn = meshes.picture(finding, axes=place.view.axes, in_mm=place.view.in_mm)
+        drawn.save(place.folder / picture, optimize=True)
     return {
         "file": files[-1],
         "formats": files,
         "vertices": mesh.n_points,
         "faces": len(faces),
         "axes": "xyz",
+        "picture": picture,
     }
 
 
@@ -261,6 +281,22 @@ def _frame_times(finding: Labels | Heatmap, place: Place) -> tuple[float, ...] |
         return None
     positions = finding.frame_indices or range(count)
     return tuple(place.times_s[position] for position in positions)
+
+
+def _places(result: Result) -> list[Place]:
+    """Name the files of every finding; the first meshes are pictured, along the axes of their boxes."""
+    boxes = {f.name: f.rotation for f in reversed(result.findings) if isinstance(f, Box)}
+    surfaces = [f for f in result.findings if isinstance(f, Surface)][:_PICTURES]
+    return [
+        Place(
+            Path(),
+            stem,
+            view=MeshView(boxes.get(finding.name), result.grid.is_calibrated)
+            if any(finding is surface for surface in surfaces)
+            else None,
+        )
+        for finding, stem in zip(result.findings, _stems(result.findings), strict=True)
+    ]
 
 
 def _stems(findings: tuple[Finding, ...]) -> list[str]:
