@@ -140,12 +140,11 @@ def corners(centre: Points, size: Points, *, rotation: Points) -> Points:
 def normals(vertices: Points) -> Points:
     """Unit normals (860, 3): out of the root for wall and caps, towards the aorta for the cusps."""
     found = np.zeros((N_VERTICES, 3))
-    for faces, sign in ((ROOT_FACES, -1.0), (CUSP_FACES, 1.0)):
-        a, b, c = (vertices[faces[:, i]] for i in range(3))
-        # Faces are wound for (x, y, z): their cross product in (z, y, x) points the other way.
-        area = sign * np.cross(b - a, c - a)
-        for corner in range(3):
-            np.add.at(found, faces[:, corner], area)
+    a, b, c = (vertices[FACES[:, i]] for i in range(3))
+    # Faces are wound for (x, y, z): their cross product in (z, y, x) points the other way.
+    area = np.cross(c - a, b - a)
+    for corner in range(3):
+        np.add.at(found, FACES[:, corner], area)
     return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-9)
 
 
