@@ -145,7 +145,7 @@ def loss(network: nn.Module, batch: Batch, *, settings: Settings) -> Tensor:
     for number, sign in enumerate((1.0, -1.0)):
         blocks = torch.where(known, (position + 0.5 * (1 - number)).floor(), torch.full_like(position, -1e6))
         total = total + settings.extrema_weight * extrema_loss(
-            sign * outputs[..., 0], blocks, heat[:, number]
+            sign * outputs[..., 0], blocks, heat=heat[:, number]
         )
     events = F.binary_cross_entropy_with_logits(outputs[..., 1:].mT, heat, reduction="none")
     share = (events * weight[:, None]).sum() / weight.sum().clamp(min=1) / len(EVENTS)
