@@ -27,9 +27,10 @@ format: $(READY)  ## put the code into its format
 	$(BIN)/ruff format
 
 # Reinstalled when what is asked for changes. Pins keep torch at its CPU build where one is offered.
-$(READY): pyproject.toml .ci/constraints.txt
+$(READY): pyproject.toml plugins/napari/pyproject.toml .ci/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "usvol needs Python 3.11 or later")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint .ci/constraints.txt --editable '.[train,itk,dev]'
+	$(BIN)/python -m pip install --quiet --constraint .ci/constraints.txt \
+		--editable '.[train,itk,dev]' --editable './plugins/napari[test]'
 	@.ci/debian-libraries $(BIN)/python
 	touch $@

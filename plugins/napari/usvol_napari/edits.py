@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,18 +19,22 @@ if TYPE_CHECKING:
 
 
 def labels_of(layer: LabelsLayer) -> Labels:
-    """Return the label map that a layer of ``finding_layers`` shows now, on the grid of its finding.
+    """Return the label map that a layer of ``finding_layers`` shows now, as ``labels_shown``."""
+    return labels_shown(np.asarray(layer.data), layer.metadata)
+
+
+def labels_shown(data: np.ndarray, metadata: Mapping[str, Any]) -> Labels:
+    """Return the label map that the samples of a layer show, on the grid of the finding in its metadata.
 
     Frames that the task did not label come with those on which something was painted, if the task saw them.
     Painted values without a name are named by their number. Ranges of size no longer hold and are dropped.
     """
-    finding: Labels = layer.metadata[Key.FINDING]
-    painted = np.asarray(layer.data).astype(np.uint8)
-    planar = finding.grid.is_planar
-    shown = (1, *painted.shape[-2:]) if planar else tuple(painted.shape[-3:])
+    finding: Labels = metadata[Key.FINDING]
+    painted = data.astype(np.uint8)
+    shown = (1, *painted.shape[-2:]) if finding.grid.is_planar else tuple(painted.shape[-3:])
     frames = painted.reshape(-1, *shown)
-    positions, seen = finding.frame_indices, _frames_seen(layer)
-    if layer.metadata[Key.PLACEMENT].has_time:
+    positions, seen = finding.frame_indices, _frames_seen(metadata)
+    if metadata[Key.PLACEMENT].has_time:
         places = range(len(seen)) if positions is None else _labelled(frames[seen], positions)
         frames = frames[[seen[place] for place in places]]
         positions = None if positions is None else tuple(places)
@@ -49,17 +54,26 @@ def line_of(ends: Points) -> Line:
     Raises:
         ValueError: the layer does not hold two points.
     """
-    if len(ends.data) != 2:
-        raise ValueError(f"a line has two ends, this layer has {len(ends.data)} points")
-    finding: Line = ends.metadata[Key.FINDING]
-    placement: Placement = ends.metadata[Key.PLACEMENT]
-    entry, tip = (_triple(point) for point in to_world(ends.data, placement))
+    return line_shown(np.asarray(ends.data), ends.metadata)
+
+
+def line_shown(points: np.ndarray, metadata: Mapping[str, Any]) -> Line:
+    """Return the line between two points (entry, tip) of a layer of role ``ends``.
+
+    Raises:
+        ValueError: there are not two points.
+    """
+    if len(points) != 2:
+        raise ValueError(f"a line has two ends, this layer has {len(points)} points")
+    finding: Line = metadata[Key.FINDING]
+    placement: Placement = metadata[Key.PLACEMENT]
+    entry, tip = (_triple(point) for point in to_world(points, placement))
     return dataclasses.replace(finding, entry=entry, tip=tip, confidence=None)
 
 
-def _frames_seen(layer: LabelsLayer) -> list[int]:
+def _frames_seen(metadata: Mapping[str, Any]) -> list[int]:
     """Return the frames shown that the task saw, by their position in its scan."""
-    result, placement = layer.metadata.get(Key.RESULT), layer.metadata[Key.PLACEMENT]
+    result, placement = metadata.get(Key.RESULT), metadata[Key.PLACEMENT]
     seen = result.source.frame_indices if result is not None else None
     return list(range(placement.frames)) if seen is None else list(seen)
 

@@ -299,7 +299,8 @@ def reslice_options(plane: Plane, scan: Scan, *, frame: int = 0) -> dict[str, An
     low, high = window(np.asarray(scan.data))
     samples = np.clip((np.asarray(cut.data[0, :, 0], np.float32) - low) / (high - low), 0, 1)
     texture = np.moveaxis(samples if len(samples) == 3 else np.repeat(samples[:1], 3, 0), 0, -1)
-    places = cut.grid.to_index(cross_section(plane, scan.grid))[:, 1:]
+    # On the grid as shown, so that the corners come in the order of the surface's.
+    places = cut.grid.to_index(cross_section(plane, oriented_grid(scan.grid)))[:, 1:]
     rows, columns = ((places + 0.5) / cut.grid.shape[1:]).T
     return {"texture": texture, "texcoords": np.stack([columns, rows], 1)}
 

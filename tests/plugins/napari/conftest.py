@@ -1,12 +1,18 @@
-"""Without a screen or Xvfb, Qt ends the whole process: viewer tests are skipped there."""
+"""Nothing is tested here where the plugin is not installed.
+
+Without a screen or Xvfb, Qt ends the whole process: tests of a window are skipped there.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import sys
 
 import pytest
+
+collect_ignore_glob = [] if importlib.util.find_spec("usvol_napari") else ["*"]
 
 HAS_SCREEN = bool(os.environ.get("DISPLAY")) or not sys.platform.startswith("linux") or shutil.which("Xvfb")
 

@@ -1,0 +1,154 @@
+"""Save layers: label maps, the table of measurements, the session as a result folder, pictures.
+
+Errors are usvol's own and name the way out; napari shows their message.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from usvol import loading, pipeline, writing
+from usvol.encoding import slug
+from usvol.errors import ConfigError
+from usvol.label_export import export_labels
+from usvol.report import preview
+from usvol.result import Finding, Labels, Measurement, Result
+from usvol.scan import Grid, Scan, Source
+from usvol_napari.edits import labels_shown, line_shown
+from usvol_napari.layers import Key, LayerTuple
+from usvol_napari.placement import Placement
+from usvol_napari.widgets.built_tasks import built_task
+
+
+def write_labels(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
+    """Write a labels layer as .nii.gz, .nii, .nrrd, .mha or .dcm (DICOM SEG), on the grid of its file.
+
+    Raises:
+        UnsupportedFormatError: the format cannot hold these labels; says which one can.
+    """
+    notes = meta.get("metadata", {})
+    if Key.FINDING not in notes:
+        return [str(export_labels(_foreign_labels(np.asarray(data), meta), path))]
+    labels = labels_shown(np.asarray(data), notes)
+    source: Source = notes[Key.SOURCE] if Key.SOURCE in notes else Source()
+    placement: Placement = notes[Key.PLACEMENT]
+    frames = source.frame_indices or range(placement.frames)
+    shown = [frames[position] for position in labels.frame_indices or range(len(labels.data))]
+    times = [frame * placement.step_s for frame in shown] if placement.step_s and len(shown) > 1 else None
+    result: Result | None = notes.get(Key.RESULT)
+    origin = result.task if result is not None else "usvol"
+    if placement.has_time:
+        labels = dataclasses.replace(labels, frame_indices=tuple(shown))  # frames of the file
+    return [str(export_labels(labels, path, source=source.path, times_s=times, algorithm=origin))]
+
+
+def write_table(path: str, layers: Sequence[LayerTuple]) -> list[str]:
+    """Write the measurements of the result that the layers show, corrected as they are, as CSV."""
+    columns = [field.name for field in dataclasses.fields(Measurement)]
+    with Path(path).open("w", encoding="utf-8", newline="") as stream:
+        table = csv.writer(stream)
+        table.writerow(columns)
+        for one in corrected(layers).measurements:
+            values = [getattr(one, column) for column in columns]
+            table.writerow(["" if value is None else value for value in values])
+    return [path]
+
+
+def write_session(path: str, layers: Sequence[LayerTuple]) -> list[str]:
+    """Write scan preview, findings and measurements as ``usvol run`` writes an item; corrections included."""
+    result = corrected(layers)
+    return [str(writing.write(result, path, scan=_scan_of(result, layers)))]
+
+
+def write_picture(path: str, layers: Sequence[LayerTuple]) -> list[str]:
+    """Write the preview of usvol's reports as .png, or .gif of what moves: findings over the scan."""
+    found = _result(layers)
+    result = corrected(layers) if found is not None else None
+    scan = _scan_of(result, layers)
+    if scan is None:
+        raise ConfigError("There is no ultrasound scan among these layers. Select the scan's layer as well.")
+    shown = result or Result("view", scan.grid, scan.source, (), ())
+    name = f"preview{Path(path).suffix.lower()}"
+    with tempfile.TemporaryDirectory() as folder:
+        if name not in preview.write(shown, scan, folder=Path(folder)):
+            raise ConfigError("A GIF shows frames over time, and this scan has one frame. Save it as PNG.")
+        shutil.copyfile(Path(folder) / name, path)
+    return [path]
+
+
+def corrected(layers: Sequence[LayerTuple]) -> Result:
+    """Return the result that layers show, with what the user corrected on them, measured anew.
+
+    Raises:
+        ConfigError: none of the layers belongs to a result.
+    """
+    result = _result(layers)
+    if result is None:
+        raise ConfigError("None of these layers shows a result of usvol. Run a task first, or open a result.")
+    findings = list(result.findings)
+    for data, options, kind in layers:
+        notes = options.get("metadata", {})
+        place = next((i for i, f in enumerate(result.findings) if f is notes.get(Key.FINDING)), None)
+        if place is not None and (edited := _edited(data, notes, kind)) is not None:
+            findings[place] = edited
+    if not any(pipeline.differ(a, b) for a, b in zip(findings, result.findings, strict=True)):
+        return result
+    task = built_task(result.task, settings=result.provenance.get("config") or {})
+    scan = _scan_of(result, layers)
+    if scan is None:
+        raise ConfigError("The scan that was corrected is not here, so nothing can be measured. Open it too.")
+    return pipeline.remeasure(task, result, findings=findings, scan=scan)
+
+
+def _edited(data: Any, notes: dict[str, Any], kind: str) -> Finding | None:
+    if kind == "labels":
+        return labels_shown(np.asarray(data), notes)
+    if kind == "points" and notes.get(Key.ROLE) == "ends":
+        return line_shown(np.asarray(data), notes)
+    return None
+
+
+def _result(layers: Sequence[LayerTuple]) -> Result | None:
+    found = (options.get("metadata", {}).get(Key.RESULT) for _, options, _ in layers)
+    return next((result for result in found if result is not None), None)
+
+
+def _scan_of(result: Result | None, layers: Sequence[LayerTuple]) -> Scan | None:
+    """Return the scan of a result as its task read it, or the scan that is shown; None if there is none."""
+    notes = [options.get("metadata", {}) for _, options, _ in layers]
+    source = (
+        result.source if result is not None else next((n[Key.SOURCE] for n in notes if Key.SOURCE in n), None)
+    )
+    if source is not None and source.path is not None and source.path.exists():
+        selection = None
+        if result is not None:
+            selection = built_task(result.task, settings=result.provenance.get("config") or {}).selection
+        scan = loading.load(source.path, selection=selection)
+        stated = result.grid.spacing_mm if result is not None and result.grid != scan.grid else None
+        return scan if stated is None else scan.with_spacing(stated)
+    return next((n[Key.SCAN] for n in notes if n.get(Key.SCAN) is not None), None)
+
+
+def _foreign_labels(data: np.ndarray, meta: dict[str, Any]) -> Labels:
+    """Make a finding of a labels layer that usvol did not make, as it lies in the viewer."""
+    shape = data.shape[-3:] if data.ndim > 2 else (1, *data.shape)
+    scale, units = tuple(meta.get("scale", (1.0,) * data.ndim)), meta.get("units") or ()
+    measured = bool(units) and all(str(unit) in {"mm", "millimeter"} for unit in units[-2:])
+    step = (
+        tuple(float(s) for s in scale[-3:]) if data.ndim > 2 else (float(scale[-2]), *map(float, scale[-2:]))
+    )
+    z, y, x = (int(n) for n in shape)
+    grid = Grid((z, y, x), step if measured else None)  # type: ignore[arg-type]
+    values = sorted(set(np.unique(data).tolist()) - {0})
+    names = {int(value): f"label {value}" for value in values}
+    samples = torch.from_numpy(np.ascontiguousarray(data.reshape(-1, z, y, x).astype(np.uint8)))
+    return Labels(slug(str(meta.get("name", "labels"))), samples, grid, names)
