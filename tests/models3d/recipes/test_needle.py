@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path as FilePath
+
+import numpy as np
+import pytest
+import torch
+
+from models3d.recipes.needle import (
+    NOWHERE,
+    TRAINING,
+    Settings,
+    Volumes,
+    loss,
+    new_network,
+    resampled_loss,
+)
+from models3d.recipes.needle_path import coarse_view, fit_path, levelled, sampled, tube_frame, tube_points
+from usvol.result import Labels, Line, Result
+from usvol.scan import Grid, Source
+from usvol.training.cases import Case
+
+SMALL = Settings(side=16, tube=16, coarse=(2, 4), fine=(2, 4), tubes=1)
+
+
+def sample(needle: bool = True) -> dict[str, torch.Tensor]:
+    grey = (torch.rand(40, 44, 48, generator=torch.Generator().manual_seed(1)) * 90).to(torch.uint8)
+    labels = torch.zeros(40, 44, 48, dtype=torch.uint8)
+    if needle:
+        labels[19:21, 20:22, 10:40] = 1
+        grey[19:21, 20:22, 10:40] = 240
+    labels[:, :3] = NOWHERE
+    return {"grey": grey, "labels": labels, "step": torch.tensor([0.4, 0.4, 0.4], dtype=torch.float64)}
+
+
+def bent(bend: float) -> np.ndarray:
+    s = np.linspace(-40, 40, 200)
+    ahead, side = np.array([0.6, 0.0, 0.8]), np.array([0.0, 1.0, 0.0])
+    return np.array([50.0, 60.0, 70.0]) + s[:, None] * ahead + bend * s[:, None] ** 2 * side
+
+
+@pytest.mark.parametrize("bend", [0.0, 1.2e-3])
+def test_path_follows_a_bent_line_through_noise(bend):
+    noisy = bent(bend) + np.random.default_rng(0).normal(0, 0.5, (200, 3))
+    path = fit_path(noisy)
+    assert path.locate(bent(bend))[1].max() < 0.45
+    assert abs(path.ahead @ (0.6, 0.0, 0.8)) > 0.999
+    assert path.end - path.start == pytest.approx(80, abs=3)
+
+
+def test_the_tube_holds_the_path_in_its_middle():
+    path = fit_path(bent(1e-3))
+    points = tube_points(path, np.array([-20.0, 0, 20]), frame=tube_frame(path), wide=4)
+    assert points.shape == (3, 4, 4, 3)
+    np.testing.assert_allclose(points.mean((1, 2)), path.points(np.array([-20.0, 0, 20])), atol=1e-9)
+    index = torch.arange(60.0).reshape(1, 60, 1, 1).expand(1, 60, 60, 60)
+    at = np.full((1, 1, 2, 3), 20.0)
+    assert sampled(index, at, scale=np.array([2.0, 1, 1])).flatten().tolist() == pytest.approx([10, 10])
+
+
+def test_levels_span_0_to_1_whatever_the_gain():
+    grey, mask = torch.rand(20, 20, 20), torch.ones(20, 20, 20, dtype=torch.bool)
+    torch.testing.assert_close(levelled(grey * 40 + 7, mask), levelled(grey, mask), atol=1e-4, rtol=0)
+    assert float(levelled(grey, mask).max()) == 1
+
+
+def test_a_thin_line_survives_the_coarse_view():
+    level = torch.zeros(32, 32, 32)
+    level[16, 16, :] = 1
+    mean, largest = coarse_view(level, (8, 8, 8))
+    assert float(largest[4, 4].min()) == 1
+    assert float(mean.max()) == pytest.approx(1 / 16)
+
+
+@pytest.mark.parametrize("needle", [True, False])
+def test_examples_have_one_size_and_labels_that_count(needle):
+    torch.manual_seed(0)
+    items = [Volumes([sample(needle)], SMALL)[0] for _ in range(12)]
+    assert {tuple(item["view"].shape) for item in items} == {(2, 16, 16, 16)}
+    assert {tuple(item["tubes"].shape) for item in items} == {(1, 2, 16, 20, 20)}
+    marked = sum(int((item["view_labels"] == 1).sum() + (item["tube_labels"] == 1).sum()) for item in items)
+    assert (marked > 0) is needle
+    assert all(bool(item["view"].isfinite().all() and item["tubes"].isfinite().all()) for item in items)
+
+
+def test_the_hardest_negatives_weigh_most():
+    labels = torch.zeros(1, 8, 8, 8, dtype=torch.uint8)
+    labels[0, 4, 4, 2:6] = 1
+    easy = torch.where(labels == 1, 6.0, -6.0)
+    wrong = easy.clone()
+    wrong[0, 0, 0, :3] = 6.0
+    ignored = labels.clone()
+    ignored[0, 0, 0, :3] = NOWHERE
+    assert float(resampled_loss(wrong, labels)) > float(resampled_loss(easy, labels)) + 0.2
+    assert float(resampled_loss(wrong, ignored)) == pytest.approx(
+        float(resampled_loss(easy, labels)), abs=1e-3
+    )
+
+
+@pytest.mark.parametrize("architecture", ["fcn", "triplanar"])
+def test_a_few_steps_reduce_the_loss(architecture):
+    torch.manual_seed(0)
+    settings = SMALL.model_copy(update={"architecture": architecture})
+    network = new_network(settings).train()
+    items = [Volumes([sample()], settings)[0] for _ in range(2)]
+    batch = {key: torch.stack([item[key] for item in items]) for key in items[0]}
+    steps = torch.optim.Adam(network.parameters(), 0.02)
+    values = []
+    for _ in range(8):
+        value = loss(network, batch, settings=settings)
+        steps.zero_grad()
+        value.backward()
+        steps.step()
+        values.append(float(value.detach()))
+    assert values[-1] < 0.8 * values[0]
+
+
+def answer(found: bool, *, present: bool, shift_mm: float = 0.0) -> dict[str, object]:
+    grid = Grid((4, 4, 40), (1.0, 1.0, 1.0))
+    data = torch.zeros(1, 4, 4, 40, dtype=torch.uint8)
+    data[0, 2, 2, :20] = 1
+    true = Labels("needle", data if present else data * 0, grid, {1: "needle"})
+    line = Line("needle", (2.0, 2.0, 0.0), (2.0, 2.0, 20.0 + shift_mm), 0.9)
+    findings = (true, line) if found else (Labels("needle", data * 0, grid, {1: "needle"}),)
+    truth = {"present": present, "tip_mm": [2, 2, 20], "direction": [0, 0, 1], "tip_in_view": True}
+    truth = truth if present else {"present": False}
+    case = Case("a", "a", FilePath(), {**truth, "labels": true}, dataset="simulated")
+    return TRAINING.row(Result("needle", grid, Source(), findings, ()), case)
+
+
+def test_rows_and_scores_say_what_was_missed_and_how_far_off_the_tip_is():
+    rows = [
+        answer(True, present=True, shift_mm=0.5),
+        answer(True, present=True, shift_mm=1.5),
+        answer(False, present=True),
+        answer(True, present=False),
+        answer(False, present=False),
+    ]
+    scores = {name: e.value for name, e in TRAINING.metrics(rows, list("abcde")).items()}
+    assert scores["tip_mm"] == pytest.approx(1.0)
+    assert scores["axis_deg"] == pytest.approx(0, abs=1e-6)
+    assert scores["missed"] == pytest.approx(1 / 3)
+    assert scores["false_alarm"] == 0.5
+    assert scores["f1"] == pytest.approx(2 / 3)
+    assert all(math.isfinite(value) for value in scores.values())
