@@ -125,7 +125,7 @@ class DrawnHead:
 def draw_head(rng: np.random.Generator, build: Build, *, voxel_mm: float) -> tuple[Array, Space]:
     """Draw a head: uint8 indices into ``HEAD_MATERIALS``, 255 where there is none, and their space."""
     space = head_space(build, voxel_mm=voxel_mm)
-    head = begun(rng, build, space)
+    head = begun(rng, build, space=space)
     fill_outside(head)
     fill_skull(head)
     _fill_brain(head)
@@ -135,7 +135,7 @@ def draw_head(rng: np.random.Generator, build: Build, *, voxel_mm: float) -> tup
     return head.parts, space
 
 
-def begun(rng: np.random.Generator, build: Build, space: Space) -> DrawnHead:
+def begun(rng: np.random.Generator, build: Build, *, space: Space) -> DrawnHead:
     """Lay out the skull: an ellipsoid, wider behind, flatter below, a little uneven and unequal."""
     a, b, c = build.radii_mm
     f, side, u = space.axes()

@@ -68,7 +68,7 @@ def draw_atlas_head(rng: np.random.Generator, folder: Path, *, across: int) -> t
         (float(radii[0]), float(radii[1]), float(radii[2])), weeks, float(rng.uniform(0.5, 1)), True
     )
     space = head_space(build, voxel_mm=2 * float(radii[0]) / across)
-    head = begun(rng, build, space)
+    head = begun(rng, build, space=space)
     fill_outside(head)
     fill_skull(head)
     brain = _sampled(labels, space, scale=scale * step_mm, middle=middle_mm / step_mm)

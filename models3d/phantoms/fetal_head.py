@@ -79,12 +79,7 @@ def draw(seed: int, config: Config | None = None) -> Head:
     """
     config = config or Config()
     rng = np.random.default_rng((seed, 0))
-    weeks, present = rng.uniform(11, 34), rng.random() >= _ABSENT
-    cut, shadowed = rng.random() < _CUT, rng.random() < _SHADOWED
-    weeks = weeks if config.weeks is None else config.weeks
-    present = present if config.present is None else config.present
-    cut = cut if config.cut is None else config.cut
-    shadowed = shadowed if config.shadowed is None else config.shadowed
+    weeks, present, cut, shadowed = _case(rng, config)
     style = surroundings.STYLES[rng.choice(4, p=(0.5, 0.2, 0.15, 0.15))]
     across = round(float(np.clip(60 * config.beams, *_VOXELS_ACROSS)))
     if config.atlas is None:
@@ -175,6 +170,18 @@ def simulate(seed: int, config: Config | None = None) -> tuple[Scan, dict[str, A
         "in_view": round(_in_view(head, grid), 4),
     }
     return scan, truth
+
+
+def _case(rng: np.random.Generator, config: Config) -> tuple[float, bool, bool, bool]:
+    """Draw age (weeks), presence, cut, shadow; what ``config`` states stands and changes no other draw."""
+    weeks, present = rng.uniform(11, 34), rng.random() >= _ABSENT
+    cut, shadowed = rng.random() < _CUT, rng.random() < _SHADOWED
+    return (
+        float(weeks) if config.weeks is None else config.weeks,
+        bool(present) if config.present is None else config.present,
+        bool(cut) if config.cut is None else config.cut,
+        bool(shadowed) if config.shadowed is None else config.shadowed,
+    )
 
 
 def _any_frame(rng: np.random.Generator) -> np.ndarray:
