@@ -1,0 +1,143 @@
+"""How ``midsagittal_plane`` learns: a finder of heads and two readers of their pose, on simulated volumes.
+
+One training fits all three networks: the finder sees the whole view in any orientation; the coarse reader a
+cube about the head turned at random; the fine reader one turned nearly right, as it is while the plane is
+being refined (Li et al., MICCAI 2018: iterative transformation). Geometry is drawn anew in every epoch, so a
+few hundred volumes give as many poses as there are steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from models3d.nets.head_pose import PlaneNetwork, frame_of
+from models3d.recipes._midsagittal_examples import pose_example, view_example, view_of
+from models3d.recipes._midsagittal_scores import row, score
+from models3d.recipes.working_volume import CHANNELS, stretched
+from usvol.resampling import resize
+from usvol.scan import Scan, Selection
+from usvol.training.recipe import Batch, FitSettings, Recipe, Sample
+
+SELECTION = Selection()
+STORED = 80  # samples along the longest side of what is cached, and of what the task reads
+
+
+class Settings(FitSettings):
+    """What this recipe adds to every recipe's settings."""
+
+    view: int = Field(32, ge=16, multiple_of=8, description="side of the whole view as the finder sees it")
+    patch: int = Field(24, ge=16, multiple_of=8, description="side of the cube that pose is read from")
+    widths: tuple[int, int, int] = Field((20, 40, 80), description="maps at 1/2, 1/4 and 1/8")
+    patches: int = Field(4, ge=1, description="cubes of either kind per volume and step")
+    picture: float = Field(0.4, ge=0, le=1, description="how often grey levels are varied")
+
+
+def prepare(scan: Scan) -> dict[str, Tensor]:
+    """Keep a canonical volume isotropic: ``grey`` and ``mask`` ``z y x`` (uint8), ``affine`` to the world."""
+    step = np.asarray(scan.grid.step)
+    extent = np.asarray(scan.grid.shape) * step
+    z, y, x = (int(n) for n in np.maximum(8, np.round(extent / extent.max() * STORED)))
+    small = resize(dataclasses.replace(scan, data=scan.data.float(), sector=None), (z, y, x))
+    mask = torch.ones(z, y, x, dtype=torch.bool)
+    if scan.sector is not None:
+        seen = scan.sector.mask.reshape(1, 1, *scan.grid.shape).float()
+        mask = F.interpolate(seen, size=(z, y, x), mode="trilinear")[0, 0] > 0.5
+    return {
+        "grey": (stretched(small.data[0, 0], mask) * 255).round().to(torch.uint8).contiguous(),
+        "mask": mask.to(torch.uint8).contiguous(),
+        "affine": torch.from_numpy(small.grid.affine),
+    }
+
+
+class Views(Dataset[Batch]):
+    """Training examples: a turned view of every volume, cubes turned at random, cubes turned nearly right."""
+
+    def __init__(self, samples: Sequence[Sample], settings: Settings) -> None:
+        self.views = [view_of(sample) for sample in samples]
+        self.settings = settings
+
+    def __len__(self) -> int:
+        return len(self.views)
+
+    def __getitem__(self, index: int) -> Batch:
+        settings = self.settings
+        view = self.views[index]
+        whole, inside = view_example(view, side=settings.view, picture=settings.picture)
+        batch = {"view": whole, "inside": inside}
+        for name, near in (("coarse", False), ("fine", True)):
+            drawn = [
+                pose_example(view, side=settings.patch, picture=settings.picture, near=near)
+                for _ in range(settings.patches)
+            ]
+            batch[name] = torch.stack([cube for cube, _ in drawn])
+            batch[f"{name}_pose"] = torch.stack([pose for _, pose in drawn])
+        return batch
+
+
+def loss(network: PlaneNetwork, batch: Batch, *, settings: Settings) -> Tensor:
+    """Return the sum of the finder's and both readers' losses."""
+    del settings
+    total = finder_loss(network.finder(batch["view"]), batch["inside"])
+    for name, reader in (("coarse", network.coarse), ("fine", network.fine)):
+        numbers = reader(batch[name].flatten(0, 1))
+        total = total + pose_loss(numbers, batch[f"{name}_pose"].flatten(0, 1))
+    return total
+
+
+def finder_loss(logits: Tensor, inside: Tensor) -> Tensor:
+    """Return cross-entropy plus soft Dice loss (pooled over the batch) of ``b z y x``."""
+    logits = logits.float()
+    chance = torch.sigmoid(logits)
+    dice = (2 * (chance * inside).sum() + 1) / (chance.sum() + inside.sum() + 1)
+    return F.binary_cross_entropy_with_logits(logits, inside) + 0.5 * (1 - dice)
+
+
+def pose_loss(numbers: Tensor, truth: Tensor) -> Tensor:
+    """Return the loss of ``b 14`` numbers: angles, place and size where there is a head; both judgements.
+
+    Directions lose 1 - cos of their angle, and the left axis, which is the plane's normal, twice that.
+    """
+    numbers = numbers.float()
+    there = truth[:, 12]
+    count = there.sum().clamp_min(1)
+    found, true = frame_of(numbers), frame_of(truth)
+    off = 1 - (found * true).sum(1)
+    turning = (off * torch.tensor([1.0, 2.0, 1.0], device=off.device)).sum(1)
+    # The raw vectors are held near unit length, so that making them orthonormal stays well conditioned.
+    lengths = (numbers[:, 0:3].norm(dim=1) - 1).square() + (numbers[:, 3:6].norm(dim=1) - 1).square()
+    place = F.smooth_l1_loss(numbers[:, 6:9], truth[:, 6:9], beta=0.05, reduction="none").sum(1)
+    size = F.smooth_l1_loss(numbers[:, 9:12], truth[:, 9:12], beta=0.05, reduction="none").sum(1)
+    pose = turning + 0.05 * lengths + 2 * place + size
+    present = F.binary_cross_entropy_with_logits(numbers[:, 12], there)
+    aligned = F.binary_cross_entropy_with_logits(numbers[:, 13], truth[:, 13], reduction="none")
+    return (there * (pose + 0.3 * aligned)).sum() / count + 0.5 * present
+
+
+def new_network(settings: Settings) -> PlaneNetwork:
+    """Return the untrained networks."""
+    return PlaneNetwork(CHANNELS, patch=settings.patch, widths=settings.widths)
+
+
+TRAINING = Recipe(
+    Settings=Settings,
+    prepare=prepare,
+    selection=SELECTION,
+    examples=Views,
+    network=new_network,
+    loss=loss,
+    stratum=lambda _: 0.0,
+    row=row,
+    metrics=score,
+    datasets=("phantom_files",),
+    phantom="fetal_head",
+    phantom_settings={"beams": 0.5, "size": STORED},
+    phantoms_suffice=True,
+)

@@ -1,0 +1,292 @@
+"""Find the mid-sagittal plane of a fetal head in a 3D volume, however the head lies, or say there is none.
+
+A small network finds the head, another reads its pose from several sides, a third refines it step by step
+(after Li et al., MICCAI 2018); the likeness of both sides is reported as confidence (after Nie et al., UMB
+2017). Trained on simulated volumes only (``models3d/phantoms/fetal_head.py``). Not a medical device.
+
+No weights are trained yet: rename this module to ``midsagittal_plane.py`` when they are, which registers it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from models3d.recipes._midsagittal_examples import View, pyramid
+from models3d.recipes._midsagittal_scores import PLANE
+from models3d.recipes.midsagittal_plane import SELECTION, STORED, TRAINING, Settings, new_network
+from models3d.recipes.working_volume import CHANNELS, grey_levels, working
+from models3d.tasks._midsagittal_search import (
+    Pose,
+    Readers,
+    found_sphere,
+    gathered,
+    read_from,
+    refined,
+    starting_turns,
+)
+from models3d.tasks._midsagittal_symmetry import searched, similarity
+from usvol import measurement, weights
+from usvol.result import Box, Finding, Flag, Measurement, Plane, Scores, Severity
+from usvol.runtime import Precision, compile_network
+from usvol.scan import Grid, Kind, Matrix3, Scan, Selection, Vec3
+from usvol.training.members import member_state
+
+__all__ = ["TRAINING", "Config", "build"]
+
+Raw = tuple[Tensor, Tensor, Tensor]  # chance of a head, symmetry, in view; centre and radii; frame
+
+_WHOLE = 0.9  # part of the skull's ellipsoid in view from which on its diameters are measured
+_PLAUSIBLE_BPD_MM = (12.0, 115.0)
+
+
+class Config(BaseModel):
+    """Settings of a run."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    weights: str = Field(
+        "midsagittal_plane",
+        description="name of shipped weights, or the .safetensors file `usvol train` wrote",
+    )
+    method: Literal["iterative", "one_shot", "symmetry"] = Field(
+        "iterative", description="how: refined step by step; one look; or the search for symmetry alone"
+    )
+    starts: int = Field(8, ge=1, le=32, description="orientations the pose is first read from")
+    steps: int = Field(4, ge=1, le=12, description="refinements of each candidate")
+    least_chance: float = Field(0.5, ge=0, le=1, description="chance of a head below which there is none")
+    precision: Precision = Field("f32", description="arithmetic: f32, or bf16 where it is faster")
+
+
+def build(config: Config, device: str) -> MidsagittalPlane:
+    """Load the networks and make them ready on ``device``.
+
+    Raises:
+        WeightsError: no such weights, or a wrong checksum.
+    """
+    stored = weights.find("models3d", config.weights)
+    settings = Settings.model_validate_json(stored.metadata["settings"])
+    state = member_state(stored.state, 0)
+    network = new_network(settings)
+    network.load_state_dict({key: state[key] for key in network.state_dict()})
+    whole, cube = (
+        torch.rand(1, CHANNELS, *[settings.view] * 3),
+        torch.rand(2, CHANNELS, *[settings.patch] * 3),
+    )
+    options = {"device": device, "precision": config.precision}
+    readers = Readers(
+        compile_network(network.finder, whole, dynamic_dims=(), **options),
+        compile_network(network.coarse, cube, dynamic_dims=(0,), **options),
+        compile_network(network.fine, cube, dynamic_dims=(), **options),
+        settings,
+    )
+    return MidsagittalPlane(
+        readers=readers,
+        config=config,
+        train_patients=frozenset(json.loads(stored.metadata["train_patients"])[0]),
+        provenance={
+            "weights": stored.name,
+            "weights_sha256": stored.sha256,
+            "method": config.method,
+            "engine": readers.fine.engine,
+        },
+    )
+
+
+@dataclass(slots=True, eq=False)
+class MidsagittalPlane:
+    """The task: see the module's first lines. ``train_patients`` are hashed, for ``usvol evaluate``."""
+
+    readers: Readers
+    config: Config
+    train_patients: frozenset[str] = frozenset()
+    provenance: dict[str, Any] = field(default_factory=dict)
+    accepts: frozenset[Kind] = frozenset({Kind.VOLUME})
+    selection: Selection = SELECTION
+
+    def preprocess(self, scan: Scan) -> Scan:
+        """Make the volume isotropic, 80 samples along its longest side, as float32."""
+        return working(scan, side=STORED)
+
+    def infer(self, scan: Scan) -> Raw:
+        """Find the head and its pose.
+
+        Returns:
+            Chance of a head, correlation of its two sides, part of it in view; its centre and half axes
+            (samples of ``scan``); its axes forward, left, up as columns. Zeros where there is none.
+        """
+        grey, mask = grey_levels(scan)
+        view = View(grey, mask, coarser=pyramid(grey, mask))
+        sphere = found_sphere(view, self.readers)
+        if sphere is None:
+            return torch.zeros(3), torch.zeros(2, 3), torch.zeros(3, 3)
+        centre, radius, chance = sphere
+        pose = self._pose(view, centre, radius=radius)
+        if self.config.method == "symmetry":
+            pose = _by_symmetry(view, centre, radius=radius, chance=chance)
+        likeness = similarity(view, centre=pose.centre, radii=pose.radii, frame=pose.frame)
+        numbers = torch.tensor([pose.present, likeness, _in_view(view, pose)])
+        return numbers, torch.stack([pose.centre, pose.radii]), pose.frame
+
+    def postprocess(self, raw: Raw, scan: Scan) -> tuple[Finding, ...]:
+        """Return whether there is a head, and if so its plane and its box."""
+        chance = float(raw[0][0])
+        there = chance >= self.config.least_chance and chance > 0
+        scores = Scores("head", ("none", "head"), (1 - chance, chance), "head" if there else "none")
+        if not there:
+            return (scores,)
+        return (scores, *_findings(raw, scan.grid))
+
+    def measure(self, findings: tuple[Finding, ...], scan: Scan) -> tuple[Measurement, ...]:
+        """Return diameters in mm, angles of the plane's normal to the volume's axes, and the symmetry."""
+        plane = next((f for f in findings if isinstance(f, Plane)), None)
+        box = next((f for f in findings if isinstance(f, Box)), None)
+        reason = scan.calibration.reason
+        scan.grid.require_spacing_mm("diameters and angles of a head", reason)
+        return (
+            *_diameters(box, scan.grid, found=plane is not None),
+            *_angles(plane, scan.grid),
+            Measurement("symmetry", plane.confidence if plane else None, "1", note=None if plane else _NONE),
+        )
+
+    def flags(self, raw: Raw, scan: Scan) -> tuple[Flag, ...]:
+        """Report a head that is cut by the view, and sizes that no fetal head has."""
+        if not float(raw[0][0]) >= self.config.least_chance or not float(raw[0][0]):
+            return ()
+        return tuple(_warnings(raw, scan.grid))
+
+    def _pose(self, view: View, centre: Tensor, *, radius: float) -> Pose:
+        turns = starting_turns(self.config.starts)
+        if self.config.method != "iterative":
+            return read_from(view, self.readers, centre=centre, radius=radius, starts=turns[:1])[0]
+        # A first look sets place and size right: a head cut by the view looks small to the finder.
+        first = gathered(read_from(view, self.readers, centre=centre, radius=radius, starts=turns[:4]))[0]
+        poses = read_from(
+            view, self.readers, centre=first.centre, radius=float(first.radii.mean()), starts=turns
+        )
+        best = [refined(view, self.readers, pose=p, steps=self.config.steps) for p in gathered(poses)[:3]]
+        return max(best, key=lambda p: p.aligned or 0.0)
+
+
+_NONE = "not detected"
+
+
+def _by_symmetry(view: View, centre: Tensor, *, radius: float, chance: float) -> Pose:
+    """Return a pose whose plane is that of best symmetry; what is forward and up in it is not known."""
+    point, normal, _ = searched(view, centre=centre, radius=radius)
+    aside = torch.eye(3)[int(normal.abs().argmin())]
+    up = torch.nn.functional.normalize(aside - normal * (normal @ aside), dim=0)
+    forward = torch.linalg.cross(up, normal)
+    return Pose(point, torch.full((3,), radius), torch.stack([forward, normal, up], 1), chance)
+
+
+def _in_view(view: View, pose: Pose) -> float:
+    """Return the part of the skull's ellipsoid that lies in the picture."""
+    unit = torch.from_numpy(_ball()).float()
+    index = (pose.centre + (unit * pose.radii) @ pose.frame.T).round().long()
+    inside = ((index >= 0) & (index < torch.tensor(view.mask.shape))).all(1)
+    index = index[inside]
+    return float(view.mask[index[:, 0], index[:, 1], index[:, 2]].sum()) / len(unit)
+
+
+def _findings(raw: Raw, grid: Grid) -> Iterator[Finding]:
+    """Yield the plane and, where its centre is in the volume, the head's box, in the world of ``grid``."""
+    centre, radii = raw[1].double().numpy()
+    turn = np.asarray(grid.direction)
+    forward, up = (turn @ raw[2][:, k].double().numpy() for k in (0, 2))
+    forward = forward / np.linalg.norm(forward)
+    up = up - forward * (forward @ up)
+    up = up / np.linalg.norm(up)
+    left = np.cross(forward, up)
+    world = grid.to_world(centre)
+    inside = _nearest_inside(grid, world, left)
+    yield Plane(PLANE, _vec(inside), _vec(left), _vec(up), confidence=float(np.clip(raw[0][1], 0, 1)))
+    if bool(np.all((centre >= 0) & (centre <= np.asarray(grid.shape) - 1))):
+        size = 2 * radii * float(np.mean(grid.step))
+        rows = np.stack([forward, left, up], 1).tolist()
+        axes: Matrix3 = (tuple(rows[0]), tuple(rows[1]), tuple(rows[2]))
+        yield Box("head", _vec(world), _vec(size), axes, confidence=float(raw[0][0]))
+
+
+def _nearest_inside(grid: Grid, point: np.ndarray, normal: np.ndarray) -> np.ndarray:
+    """Return a point of the plane in the volume: ``point`` itself where it lies in it."""
+    start = point
+    for _ in range(50):
+        index = grid.to_index(point)
+        held = np.clip(index, 0, np.asarray(grid.shape) - 1)
+        if np.allclose(index, held, atol=0.4):
+            break
+        moved = grid.to_world(held)
+        point = moved - normal * (normal @ (moved - start))
+    return point
+
+
+def _diameters(box: Box | None, grid: Grid, *, found: bool) -> Iterator[Measurement]:
+    note = "not measured: too little of the head lies in the volume" if found else _NONE
+    for name, column in (("bpd", 1), ("ofd", 0)):
+        if box is None or _in_grid(box, grid) < _WHOLE:
+            yield Measurement(name, None, "mm", note=note)
+            continue
+        axis = np.asarray(box.rotation)[:, column] * box.size[column] / 2
+        middle = np.asarray(box.centre)
+        length = measurement.length_mm([_vec(middle - axis), _vec(middle + axis)], grid)
+        yield Measurement(name, length, "mm", note="outer to outer, of the ellipsoid read from the skull")
+
+
+def _in_grid(box: Box, grid: Grid) -> float:
+    """Return the part of a box's ellipsoid that lies in the volume."""
+    half = _ball() * np.asarray(box.size) / 2
+    index = grid.to_index(np.asarray(box.centre) + half @ np.asarray(box.rotation).T)
+    return float(((index > -0.5) & (index < np.asarray(grid.shape) - 0.5)).all(1).mean())
+
+
+def _ball() -> np.ndarray:
+    """Return points (n, 3) spread evenly over the unit ball, a little short of its surface."""
+    line = np.linspace(-0.95, 0.95, 17)
+    points = np.stack(np.meshgrid(line, line, line, indexing="ij"), -1).reshape(-1, 3)
+    return points[np.square(points).sum(1) < 1]
+
+
+def _angles(plane: Plane | None, grid: Grid) -> Iterator[Measurement]:
+    for name, column in (("z", 0), ("y", 1), ("x", 2)):
+        title = f"normal_to_{name}_axis"
+        if plane is None:
+            yield Measurement(title, None, "°", note=_NONE)
+            continue
+        axis = _vec(np.asarray(grid.direction)[:, column])
+        angle = measurement.angle_deg(plane.normal, axis, grid=grid)
+        yield Measurement(title, min(angle, 180 - angle), "°")
+
+
+def _warnings(raw: Raw, grid: Grid) -> Iterator[Flag]:
+    share = float(raw[0][2])
+    if share < _WHOLE:
+        yield Flag(
+            "cut_by_sector_edge",
+            f"Only {100 * share:.0f} % of the head lies in the view: its diameters are extrapolated.",
+            Severity.WARNING,
+        )
+    low, high = _PLAUSIBLE_BPD_MM
+    bpd_mm = 2 * float(raw[1][1][1]) * float(np.mean(grid.step))
+    if grid.is_calibrated and not low <= bpd_mm <= high:
+        yield Flag(
+            "implausible_size",
+            f"A biparietal diameter of {bpd_mm:.3g} mm is no size of a fetal head ({low:g} to {high:g} mm). "
+            "Is the scale of the file right?",
+            Severity.WARNING,
+        )
+
+
+def _vec(values: np.ndarray) -> Vec3:
+    z, y, x = (float(v) for v in values)
+    if not all(map(math.isfinite, (z, y, x))):
+        raise ValueError(f"a finding needs finite coordinates, got {values}")
+    return (z, y, x)

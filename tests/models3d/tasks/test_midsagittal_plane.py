@@ -1,0 +1,164 @@
+"""The parts of the task that need no weights: symmetry, gathering of answers, findings, measurements."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+
+from models3d.recipes._midsagittal_examples import View
+from models3d.tasks import _midsagittal_plane_draft as module
+from models3d.tasks._midsagittal_search import Pose, gathered, mean_frame, starting_turns, turn_deg
+from models3d.tasks._midsagittal_symmetry import searched, similarity
+from usvol.errors import UncalibratedError
+from usvol.result import Box, Plane, Scores
+from usvol.scan import Frame, Grid, Scan
+
+TURN = Rotation.from_euler("zyx", (35, -20, 60), degrees=True).as_matrix()
+CENTRE, RADII = np.array([30.0, 26.0, 34.0]), np.array([17.0, 13.0, 14.0])
+
+
+def axes(turn=TURN) -> torch.Tensor:
+    forward, up = turn[:, 0], turn[:, 1]
+    return torch.from_numpy(np.stack([forward, np.cross(forward, up), up], 1)).float()
+
+
+def symmetric_view() -> View:
+    """Blobs in mirrored pairs within an ellipsoid, in no other way alike."""
+    frame = axes().numpy()
+    index = np.stack(np.meshgrid(*[np.arange(n) for n in (60, 56, 64)], indexing="ij"), -1)
+    local = (index - CENTRE) @ frame / RADII
+    grey = 0.2 * (np.square(local).sum(-1) < 1)
+    rng = np.random.default_rng(4)
+    for place in rng.uniform(-0.6, 0.6, (9, 3)):
+        for sign in (1, -1):
+            grey += 0.5 * np.exp(-np.square(local - place * (1, sign, 1)).sum(-1) / 0.05)
+    grey += rng.normal(0, 0.02, grey.shape)
+    tensor = torch.from_numpy(grey).float().clamp(0, 1)
+    return View(tensor, torch.ones(tensor.shape, dtype=torch.bool))
+
+
+def pose(frame=None, **given) -> Pose:
+    values = {"present": 0.9} | given
+    return Pose(
+        torch.from_numpy(CENTRE).float(),
+        torch.from_numpy(RADII).float(),
+        axes() if frame is None else frame,
+        **values,
+    )
+
+
+def test_similarity_is_high_across_the_midline_and_low_across_another_plane():
+    view = symmetric_view()
+    true = similarity(view, centre=pose().centre, radii=pose().radii, frame=axes())
+    other = axes()[:, [1, 2, 0]]
+    wrong = similarity(view, centre=pose().centre, radii=pose().radii[[1, 2, 0]], frame=other)
+    assert true > 0.8
+    assert wrong < true - 0.2
+
+
+def test_the_search_for_symmetry_finds_the_plane():
+    point, normal, value = searched(symmetric_view(), centre=pose().centre + 1.5, radius=15.0)
+    assert abs(float(normal @ axes()[:, 1])) > math.cos(math.radians(8))
+    assert abs(float((point - pose().centre) @ axes()[:, 1])) < 1.5
+    assert value > 0.7
+
+
+def test_answers_are_grouped_and_the_best_supported_comes_first():
+    def near(seed: int) -> torch.Tensor:
+        small = Rotation.from_rotvec(np.random.default_rng(seed).normal(0, 0.08, 3)).as_matrix()
+        return torch.from_numpy(small).float() @ axes()
+
+    outlier = torch.from_numpy(Rotation.from_rotvec((0, 2.5, 0)).as_matrix()).float() @ axes()
+    groups = gathered([pose(outlier), *(pose(near(k)) for k in range(5))])
+    assert len(groups) == 2
+    assert turn_deg(groups[0].frame, axes()) < 6
+    assert turn_deg(groups[1].frame, outlier) < 0.1
+    average = mean_frame([near(k) for k in range(5)])
+    torch.testing.assert_close(average.T @ average, torch.eye(3), atol=1e-5, rtol=0)
+
+
+def test_starts_are_rotations_and_the_same_every_time():
+    turns = starting_turns(6)
+    assert torch.equal(turns[0], torch.eye(3))
+    assert all(float(torch.linalg.det(t)) == pytest.approx(1, abs=1e-5) for t in turns)
+    assert all(torch.equal(a, b) for a, b in zip(turns, starting_turns(6), strict=True))
+
+
+def raw(centre=CENTRE, chance=0.9, share=1.0):
+    numbers = torch.tensor([chance, 0.7, share])
+    return numbers, torch.from_numpy(np.stack([centre, RADII])).float(), axes()
+
+
+def oblique_grid() -> Grid:
+    rows = Rotation.from_euler("zyx", (10, 20, -40), degrees=True).as_matrix().tolist()
+    direction = (tuple(rows[0]), tuple(rows[1]), tuple(rows[2]))
+    return Grid((60, 56, 64), (1.5, 1.5, 1.5), (-20.0, 5.0, -30.0), direction, Frame.PROBE)
+
+
+def found(numbers, grid):
+    task = module.MidsagittalPlane(readers=None, config=module.Config())  # type: ignore[arg-type]
+    scan = Scan(torch.zeros(1, 1, *grid.shape), grid)
+    return task, scan, task.postprocess(numbers, scan)
+
+
+def test_plane_and_box_lie_in_the_world_as_in_the_samples():
+    grid = oblique_grid()
+    _, _, findings = found(raw(), grid)
+    plane = next(f for f in findings if isinstance(f, Plane))
+    box = next(f for f in findings if isinstance(f, Box))
+    world = np.asarray(grid.direction) @ axes().numpy()
+    np.testing.assert_allclose(np.abs(np.asarray(plane.normal) @ world), (0, 1, 0), atol=1e-5)
+    np.testing.assert_allclose(plane.up, world[:, 2], atol=1e-5)
+    # Whatever way the samples run, left is forward × up in the world.
+    np.testing.assert_allclose(plane.normal, np.cross(world[:, 0], world[:, 2]), atol=1e-5)
+    np.testing.assert_allclose(plane.point, grid.to_world(CENTRE), atol=1e-4)
+    np.testing.assert_allclose(box.size, 2 * 1.5 * RADII, rtol=1e-5)
+    assert plane.confidence == pytest.approx(0.7)
+
+
+def test_diameters_and_angles_come_from_the_findings():
+    grid = oblique_grid()
+    task, scan, findings = found(raw(), grid)
+    numbers = {m.name: m.value for m in task.measure(findings, scan)}
+    assert numbers["bpd"] == pytest.approx(39.0, rel=1e-4) and numbers["ofd"] == pytest.approx(51.0, rel=1e-4)
+    cosines = [math.cos(math.radians(numbers[f"normal_to_{a}_axis"])) for a in "zyx"]
+    np.testing.assert_allclose(cosines, np.abs(axes()[:, 1].numpy()), atol=1e-4)
+    with pytest.raises(UncalibratedError):
+        task.measure(findings, Scan(scan.data, Grid(grid.shape)))
+
+
+def test_no_head_is_said_and_nothing_is_guessed():
+    task, scan, findings = found((torch.zeros(3), torch.zeros(2, 3), torch.zeros(3, 3)), oblique_grid())
+    assert [type(f) for f in findings] == [Scores]
+    assert findings[0].decision == "none"
+    assert all(m.value is None and m.note == "not detected" for m in task.measure(findings, scan))
+    assert task.flags((torch.zeros(3), torch.zeros(2, 3), torch.zeros(3, 3)), scan) == ()
+
+
+def test_a_head_that_is_cut_is_flagged_and_not_measured():
+    task, scan, findings = found(raw(centre=np.array([3.0, 26.0, 34.0]), share=0.6), oblique_grid())
+    numbers = {m.name: m for m in task.measure(findings, scan)}
+    assert numbers["bpd"].value is None and "too little" in (numbers["bpd"].note or "")
+    assert [f.code for f in task.flags(raw(share=0.6), scan)] == ["cut_by_sector_edge"]
+
+
+def test_a_plane_whose_head_lies_outside_still_has_a_point_inside():
+    grid = oblique_grid()
+    numbers = raw(centre=np.array([-6.0, 26.0, 34.0]), share=0.4)
+    _, _, findings = found(numbers, grid)
+    plane = next(f for f in findings if isinstance(f, Plane))
+    index = grid.to_index(np.asarray(plane.point))
+    assert ((index >= -1) & (index <= np.asarray(grid.shape))).all()
+    centre = grid.to_world(np.array([-6.0, 26.0, 34.0]))
+    assert (np.asarray(plane.point) - centre) @ np.asarray(plane.normal) == pytest.approx(0, abs=1e-3)
+    assert not any(isinstance(f, Box) for f in findings)
+
+
+def test_a_size_that_no_head_has_is_flagged():
+    grid = Grid((60, 56, 64), (9.0, 9.0, 9.0))
+    task, scan, _ = found(raw(), grid)
+    assert [f.code for f in task.flags(raw(), scan)] == ["implausible_size"]
