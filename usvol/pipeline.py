@@ -32,6 +32,7 @@ _PLURAL = {
     Kind.VOLUME_SEQUENCE: "volume sequences (3D+t)",
 }
 STAGES = ("canonicalise", "preprocess", "infer", "postprocess", "restore", "measure")
+_CERTAINTY = frozenset({"evidence", "size_range"})
 _MOVING = frozenset({Kind.CINE, Kind.VOLUME_SEQUENCE})
 
 
@@ -112,7 +113,10 @@ def remeasure(task: Task, result: Result, *, findings: Sequence[Finding], scan: 
     if not changed:
         return result
     names = sorted({*result.provenance.get("corrected", ()), *(findings[i].name for i in changed)})
-    findings = tuple(_as_corrected(f) if i in changed else f for i, f in enumerate(findings))
+    findings = tuple(
+        _as_corrected(new) if i in changed else old
+        for i, (new, old) in enumerate(zip(findings, result.findings, strict=True))
+    )
     with torch.no_grad():
         follow = getattr(task, "follow", None)
         if follow is not None:
@@ -129,8 +133,11 @@ def remeasure(task: Task, result: Result, *, findings: Sequence[Finding], scan: 
 
 
 def differ(finding: Finding, other: Finding) -> bool:
-    """Tell whether two findings of one type say different things; samples are compared."""
-    for name in (part.name for part in dataclasses.fields(finding)):
+    """Tell whether two findings of one type say different things; samples are compared.
+
+    What the network said of its own certainty does not count: a hand corrects none of it.
+    """
+    for name in (part.name for part in dataclasses.fields(finding) if part.name not in _CERTAINTY):
         new, old = getattr(finding, name), getattr(other, name, None)
         if new is old:
             continue

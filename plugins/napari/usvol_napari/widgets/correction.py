@@ -1,0 +1,291 @@
+"""Correct what a task found, on its layers, and see the numbers change: paint, drag, nudge, undo."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from napari.layers import Labels as LabelsLayer
+from napari.layers import Layer, Points
+from qtpy.QtCore import QTimer
+from qtpy.QtGui import QColor, QIcon, QPixmap
+from qtpy.QtWidgets import (
+    QComboBox,
+    QGridLayout,
+    QGroupBox,
+    QHBoxLayout,
+    QLabel,
+    QPushButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from usvol.result import Finding, Labels, Line, Plane, Result, Surface
+from usvol_napari.edits import labels_of, line_of
+from usvol_napari.layers import Key, colour_of, finding_layers
+from usvol_napari.widgets.plane_sliders import PlaneSliders
+from usvol_napari.widgets.run_task import show_analysis
+from usvol_napari.widgets.session import Analysis, session_of
+
+_REDRAW_MS = 40  # between two reslices while a slider moves
+_COMPARE_MS = 100  # of pause in painting before samples are compared
+
+
+class Correction(QWidget):
+    """The correct tab. Label maps undo with napari's own Ctrl+Z; planes and needles with the button here."""
+
+    def __init__(self, viewer: Any, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.viewer, self.session = viewer, session_of(viewer)
+        self._positions: dict[Layer, int] = {}
+        self._prints: dict[Layer, int] = {}
+        self._links: list[tuple[Any, Callable]] = []
+        self._drawing = False
+        self._redraw = QTimer(self, singleShot=True, interval=_REDRAW_MS)
+        self._redraw.timeout.connect(self._draw_plane)
+        self._suspects: set[LabelsLayer] = set()
+        self._compare = QTimer(self, singleShot=True, interval=_COMPARE_MS)
+        self._compare.timeout.connect(self._correct_maps)
+        self._build()
+        self.session.analysed.connect(self._take)
+        self.session.measured.connect(self._show_followers)
+        self.session.corrected.connect(self._show_undone)
+        links = self._links
+        self.destroyed.connect(lambda: _unlink(links))
+        self._take(self.session.analysis)
+
+    def _build(self) -> None:
+        self.hint = QLabel()
+        self.hint.setWordWrap(True)
+        self.paint_box, self.needle_box = QGroupBox("Paint"), QGroupBox("Needle and lines")
+        self.plane_box = QGroupBox("Plane")
+        QGridLayout(self.paint_box)
+        column = QVBoxLayout(self.needle_box)
+        self.drag_button = QPushButton("Drag end points")
+        self.drag_button.clicked.connect(self._select_ends)
+        column.addWidget(self.drag_button)
+        self.plane_menu, self.sliders = QComboBox(), PlaneSliders()
+        column = QVBoxLayout(self.plane_box)
+        column.addWidget(self.plane_menu)
+        column.addWidget(self.sliders)
+        self.plane_menu.currentIndexChanged.connect(self._choose_plane)
+        self.sliders.moved.connect(lambda _plane: self._redraw.start())
+        self.undo_button, self.reset_button = QPushButton("Undo"), QPushButton("Discard corrections")
+        self.undo_button.clicked.connect(self._undo)
+        self.reset_button.clicked.connect(self._discard)
+        buttons = QHBoxLayout()
+        buttons.addWidget(self.undo_button)
+        buttons.addWidget(self.reset_button)
+        layout = QVBoxLayout(self)
+        for part in (self.hint, self.paint_box, self.needle_box, self.plane_box):
+            layout.addWidget(part)
+        layout.addLayout(buttons)
+        layout.addStretch()
+
+    def _take(self, analysis: Analysis | None) -> None:
+        """Listen to the layers of a new analysis."""
+        self._unlink()
+        findings = analysis.result.findings if analysis else ()
+        for layer in self.viewer.layers if analysis else ():
+            if layer.metadata.get(Key.RESULT) is analysis.result:
+                self._listen(layer, findings)
+        self._offer_labels([f for f in findings if isinstance(f, Labels)])
+        self.needle_box.setVisible(any(isinstance(f, Line) for f in findings))
+        planes = [i for i, f in enumerate(findings) if isinstance(f, Plane)]
+        self.plane_box.setVisible(bool(planes))
+        self.plane_menu.blockSignals(True)
+        self.plane_menu.clear()
+        for position in planes:
+            self.plane_menu.addItem(findings[position].name.replace("_", " "), position)
+        self.plane_menu.blockSignals(False)
+        self.plane_menu.setVisible(len(planes) > 1)
+        self._choose_plane()
+        self.hint.setText(
+            "The numbers below follow what you correct, within a second."
+            if analysis
+            else "Run a task first; what it finds can be corrected here."
+        )
+        self._refresh()
+
+    def _listen(self, layer: Layer, findings: tuple[Finding, ...]) -> None:
+        position = next((i for i, f in enumerate(findings) if f is layer.metadata.get(Key.FINDING)), None)
+        if position is None:
+            return
+        self._positions[layer] = position
+        if isinstance(layer, LabelsLayer):
+            self._prints[layer] = _print(layer)
+            for event in (
+                layer.events.labels_update, layer.events.paint, layer.events.data, layer.events.set_data,
+            ):  # fmt: skip
+                self._link(event, lambda _event=None, one=layer: self._suspect(one))
+        elif isinstance(layer, Points) and layer.metadata.get(Key.ROLE) == "ends":
+            self._link(layer.events.data, lambda _event=None, one=layer: self._dragged(one))
+
+    def _link(self, event: Any, function: Callable) -> None:
+        event.connect(function)
+        self._links.append((event, function))
+
+    def _unlink(self) -> None:
+        _unlink(self._links)
+        self._positions, self._prints = {}, {}
+
+    def _suspect(self, layer: LabelsLayer) -> None:
+        self._suspects.add(layer)
+        self._compare.start()
+
+    def _correct_maps(self) -> None:
+        # napari tells of undone strokes as it does of every new slice: only new samples count.
+        for layer in [one for one in self._suspects if one in self._positions]:
+            now = _print(layer)
+            if now != self._prints[layer]:
+                self._prints[layer] = now
+                self.session.correct(self._positions[layer], labels_of(layer), undoable=False)
+        self._suspects.clear()
+        self._refresh()
+
+    def _dragged(self, layer: Points) -> None:
+        if self._drawing or len(layer.data) != 2:
+            return
+        position = self._positions[layer]
+        line = line_of(layer)
+        before = self.session.findings[position]
+        if line != before:
+            self.session.correct(position, line, undoable=not self.session.moving(position))
+            self._redraw_finding(position, keep=layer)
+            self._refresh()
+
+    def _choose_plane(self) -> None:
+        position, analysis = self.plane_menu.currentData(), self.session.analysis
+        if position is None or analysis is None:
+            return
+        plane, grid = self.session.findings[position], analysis.result.grid
+        assert isinstance(plane, Plane)
+        reach = float(np.linalg.norm(np.multiply(grid.shape, grid.step))) / 4
+        self.sliders.set_start(plane, reach=reach, unit="mm" if grid.is_calibrated else "px")
+
+    def _draw_plane(self) -> None:
+        position, plane = self.plane_menu.currentData(), self.sliders.plane
+        if position is None or plane is None or plane == self.session.findings[position]:
+            return
+        self.session.correct(position, plane, undoable=not self.session.moving(position))
+        self._redraw_finding(position)
+        self._refresh()
+
+    def _redraw_finding(self, position: int, *, keep: Layer | None = None) -> None:
+        """Draw a finding of the session on the layers it has."""
+        analysis = self.session.analysis
+        assert analysis is not None
+        placement = analysis.shown.placement
+        drawn = finding_layers(
+            self.session.findings[position],
+            placement,
+            frames=analysis.result.source.frame_indices,
+            scan=analysis.scan,
+        )
+        parts = {(kind, options["metadata"].get(Key.ROLE)): (data, options) for data, options, kind in drawn}
+        self._drawing = True
+        for layer in [one for one, at in self._positions.items() if at == position and one is not keep]:
+            known = parts.get((type(layer).__name__.lower(), layer.metadata.get(Key.ROLE)))
+            layer.visible = layer.visible and known is not None
+            if known is not None:
+                _redraw(layer, *known)
+        self._drawing = False
+
+    def _show_undone(self, position: int) -> None:
+        self._redraw_finding(position)
+        if position == self.plane_menu.currentData():
+            self._choose_plane()
+        self._refresh()
+
+    def _show_followers(self, result: Result) -> None:
+        """Draw anew what followed from a correction, and let every layer know the result it belongs to."""
+        analysis = self.session.analysis
+        if analysis is None:
+            return
+        surfaces = {f.name: f for f in result.findings if isinstance(f, Surface)}
+        for layer in self._positions:
+            layer.metadata = {**layer.metadata, Key.RESULT: result}
+            old = layer.metadata[Key.FINDING]
+            if not isinstance(old, Surface) or surfaces.get(old.name) is old:
+                continue
+            new = surfaces.get(old.name)
+            layer.visible = new is not None
+            if new is not None:
+                data, options, _ = finding_layers(new, analysis.shown.placement)[0]
+                _redraw(layer, data, options)
+                layer.metadata = {**layer.metadata, Key.FINDING: new}
+        self._refresh()
+
+    def _undo(self) -> None:
+        active = self.viewer.layers.selection.active
+        if isinstance(active, LabelsLayer) and active in self._positions and not self.session.can_undo:
+            active.undo()
+        else:
+            self.session.undo()
+        self._refresh()
+
+    def _discard(self) -> None:
+        if self.session.analysis is not None:
+            show_analysis(self.viewer, self.session.analysis)
+
+    def _select_ends(self) -> None:
+        layer = next((one for one in self._positions if one.metadata.get(Key.ROLE) == "ends"), None)
+        if isinstance(layer, Points):
+            self.viewer.layers.selection.active = layer
+            layer.mode = "select"
+
+    def _offer_labels(self, maps: list[Labels]) -> None:
+        """Offer a button for each structure that can be painted, and the eraser."""
+        grid = self.paint_box.layout()
+        assert isinstance(grid, QGridLayout)
+        while grid.count():
+            item = grid.takeAt(0)
+            if item.widget():
+                item.widget().deleteLater()
+        choices = [(f, value, name) for f in maps for value, name in sorted(f.names.items())]
+        choices += [(f, 0, "erase") for f in maps[:1]]
+        for number, (finding, value, name) in enumerate(choices):
+            button = QPushButton(name.replace("_", " "))
+            if value:
+                picture = QPixmap(12, 12)
+                picture.fill(QColor.fromRgbF(*colour_of(value)))
+                button.setIcon(QIcon(picture))
+            button.clicked.connect(lambda _on=False, f=finding, v=value: self.paint(f.name, v))
+            grid.addWidget(button, number // 2, number % 2)
+        self.paint_box.setVisible(bool(choices))
+
+    def paint(self, name: str, value: int) -> None:
+        """Take up the brush for one label of a map; 0 erases."""
+        for layer in self._positions:
+            if isinstance(layer, LabelsLayer) and layer.metadata[Key.FINDING].name == name:
+                self.viewer.layers.selection.active = layer
+                layer.selected_label = value or layer.selected_label
+                layer.mode = "paint" if value else "erase"
+
+    def _refresh(self) -> None:
+        painted = any(isinstance(layer, LabelsLayer) for layer in self._positions)
+        self.undo_button.setEnabled(self.session.can_undo or painted)
+        self.reset_button.setEnabled(self.session.analysis is not None)
+
+
+def _unlink(links: list[tuple[Any, Callable]]) -> None:
+    while links:
+        event, function = links.pop()
+        event.disconnect(function)
+
+
+def _print(layer: LabelsLayer) -> int:
+    return zlib.crc32(np.ascontiguousarray(layer.data))
+
+
+def _redraw(layer: Layer, data: Any, options: dict[str, Any]) -> None:
+    """Show other data on a layer, in the look it has."""
+    painted = [name for name in ("texture", "texcoords", "vertex_colors") if name in options]
+    # Another number of corners does not go with the paint of those before.
+    for name in painted:
+        setattr(layer, name, None)
+    layer.data = data
+    for name in reversed(painted):
+        setattr(layer, name, options[name])

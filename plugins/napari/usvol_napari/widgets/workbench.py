@@ -1,0 +1,106 @@
+"""The dock of the plugin: tabs to run, correct, explore and run on folders, with flags and numbers below."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import Qt, QTimer
+from qtpy.QtWidgets import QScrollArea, QSplitter, QTabWidget, QVBoxLayout, QWidget
+
+from usvol.result import Curve, Result
+from usvol_napari.layers import Key
+from usvol_napari.widgets.batch_tab import BatchTab
+from usvol_napari.widgets.correction import Correction
+from usvol_napari.widgets.curve_plot import CurvePlot
+from usvol_napari.widgets.explore import Explore
+from usvol_napari.widgets.listening import listen
+from usvol_napari.widgets.results_panel import ResultsPanel
+from usvol_napari.widgets.run_task import RunTask
+from usvol_napari.widgets.session import Analysis, Session, session_of
+from usvol_napari.widgets.shown import shown_scan
+
+if TYPE_CHECKING:
+    import napari
+
+_WIDTH_PX, _TABS_PX, _RESULTS_PX = 400, 330, 330
+_CURVE_DOCK = "usvol curve"
+
+
+class Workbench(QWidget):
+    """All tools; a curve gets a dock of its own below the picture."""
+
+    def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
+        super().__init__()
+        self.viewer = napari_viewer
+        self.run_task, self.correction = RunTask(napari_viewer), Correction(napari_viewer)
+        self.explore, self.batch = Explore(napari_viewer), BatchTab(napari_viewer)
+        self.results = ResultsPanel(napari_viewer)
+        self.curve: CurvePlot | None = None
+        self.tabs = QTabWidget()
+        for title, tab in (
+            ("Run", self.run_task), ("Correct", self.correction),
+            ("Explore", self.explore), ("Batch", self.batch),
+        ):  # fmt: skip
+            self.tabs.addTab(tab if tab is self.run_task else _scrolling(tab), title)
+        self.splitter = QSplitter(Qt.Orientation.Vertical)
+        self.splitter.addWidget(self.tabs)
+        self.splitter.addWidget(self.results)
+        self.splitter.setSizes([_TABS_PX, _RESULTS_PX])
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self.splitter)
+        self.setMinimumWidth(_WIDTH_PX)
+        self.session = session_of(napari_viewer)
+        self.session.analysed.connect(self._show_curve)
+        self._show_curve(self.session.analysis)
+        # Layers of a result come one by one.
+        self._timer = QTimer(self, singleShot=True, interval=0)
+        self._timer.timeout.connect(self._adopt)
+        listen(self, self._look, to=(napari_viewer.layers.events.inserted,))
+        self._look()
+
+    def _look(self, _event: Any = None) -> None:
+        self._timer.start()
+
+    def _adopt(self) -> None:
+        """Take up a result that was opened, as if it had been computed here."""
+        found = analysis_shown(self.viewer)
+        if found is not None and found.result not in (self.session.result, _original(self.session)):
+            self.session.show(found)
+
+    def _show_curve(self, analysis: Analysis | None) -> None:
+        if analysis is None or not any(isinstance(f, Curve) for f in analysis.result.findings):
+            return
+        if self.curve is None or _CURVE_DOCK not in self.viewer.window.dock_widgets:
+            self.curve = open_curve(self.viewer)
+
+
+def analysis_shown(viewer: Any) -> Analysis | None:
+    """Return the topmost result in the viewer with the scan it belongs to, if both are there."""
+    scans = [shown for layer in viewer.layers if (shown := shown_scan(layer)) is not None]
+    for layer in reversed(viewer.layers):
+        result = layer.metadata.get(Key.RESULT)
+        shown = next((s for s in scans if result is not None and s.source.path == result.source.path), None)
+        if shown is not None:
+            return Analysis(result, shown)
+    return None
+
+
+def open_curve(viewer: Any) -> CurvePlot:
+    """Open the dock of curves below the picture."""
+    curve = CurvePlot(viewer)
+    viewer.window.add_dock_widget(curve, name=_CURVE_DOCK, area="bottom", tabify=False)
+    return curve
+
+
+def _original(session: Session) -> Result | None:
+    return session.analysis.result if session.analysis else None
+
+
+def _scrolling(widget: QWidget) -> QScrollArea:
+    area = QScrollArea()
+    area.setWidgetResizable(True)
+    area.setFrameShape(QScrollArea.Shape.NoFrame)
+    area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    area.setWidget(widget)
+    return area

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+pytest.importorskip("napari")
+
+from napari.layers import Labels, Points, Surface
+
+from usvol_napari.layers import Key
+from usvol_napari.widgets.correction import Correction
+
+WAIT_MS = 10_000
+VOXEL_ML = 2.0 * 1.0 * 0.5 / 1000
+
+
+@pytest.fixture
+def widget(viewer, analysed, guided, solid, qtbot):
+    widget = Correction(viewer)
+    qtbot.addWidget(widget)
+    analysed(guided, solid)
+    return widget
+
+
+def layer(widget, kind, role=None):
+    return next(
+        one for one in widget.viewer.layers
+        if isinstance(one, kind) and Key.FINDING in one.metadata and one.metadata.get(Key.ROLE) == role
+    )  # fmt: skip
+
+
+def test_painting_changes_the_volume_by_exactly_the_painted_voxels(widget, qtbot, number):
+    session, labels = widget.session, layer(widget, Labels)
+    before = number(session.result, "organ_volume")
+    widget.paint("organ", 2)
+    assert labels.mode == "paint"
+    assert labels.selected_label == 2
+    with qtbot.waitSignal(session.measured, timeout=WAIT_MS):
+        labels.data_setitem(np.nonzero(np.pad(np.ones((2, 2, 3)), ((4, 10), (5, 13), (6, 15)))), 2)
+    assert number(session.result, "cyst_volume") == pytest.approx(12 * VOXEL_ML)
+    assert number(session.result, "organ_volume") == pytest.approx(before - 12 * VOXEL_ML)
+    assert labels.metadata[Key.RESULT] is session.result
+    assert session.result.provenance["corrected"] == ["organ"]
+    # What follows from the mask is drawn anew.
+    corner = float(layer(widget, Surface).data[0].max())
+    assert corner == int((np.asarray(labels.data) > 0).sum()) + int((np.asarray(labels.data) == 2).sum())
+    with qtbot.waitSignal(session.measured, timeout=WAIT_MS):
+        labels.undo()
+    assert session.result is session.analysis.result
+
+
+def test_the_brush_itself_is_followed_and_scrolling_is_no_correction(widget, viewer, qtbot, number):
+    session, labels = widget.session, layer(widget, Labels)
+    before = number(session.result, "cyst_volume")
+    viewer.dims.set_point(0, 2.0)
+    qtbot.wait(400)
+    assert not session.busy
+    with qtbot.waitSignal(session.measured, timeout=WAIT_MS):
+        labels.brush_size = 1
+        labels.paint((1, 2, 3), 2)
+    assert number(session.result, "cyst_volume") == pytest.approx(before + VOXEL_ML)
+
+
+def test_dragging_the_tip_measures_the_needle_and_undo_brings_it_back(widget, qtbot, number):
+    session, ends = widget.session, layer(widget, Points, "ends")
+    before, length = session.findings[1], number(session.result, "needle_length")
+    with qtbot.waitSignal(session.measured, timeout=WAIT_MS):
+        ends.data = np.array([ends.data[0], [24.0, 12.0, 9.0]])
+    moved = session.findings[1]
+    assert moved.entry == pytest.approx(before.entry)
+    assert moved.tip == pytest.approx((24.0, 12.0, 9.0))
+    assert number(session.result, "needle_length") == pytest.approx(math.dist(moved.entry, moved.tip))
+    assert number(session.result, "tip_to_plane") == pytest.approx(24.0 - 15.0)
+    assert widget.undo_button.isEnabled()
+    with qtbot.waitSignal(session.measured, timeout=WAIT_MS):
+        widget.undo_button.click()
+    assert number(session.result, "needle_length") == length
+    assert np.allclose(ends.data, [before.entry, before.tip])
+
+
+def test_the_sliders_nudge_the_plane_its_picture_and_the_distance(widget, qtbot, number):
+    session, picture = widget.session, layer(widget, Surface, "reslice")
+    before, texture = session.findings[2], np.array(picture.texture)
+    with qtbot.waitSignal(session.measured, timeout=WAIT_MS):
+        widget.sliders.sliders["offset"].setValue(40)
+    assert number(session.result, "tip_to_plane") == pytest.approx(abs(20.0 - 15.0 - 4.0))
+    assert np.allclose(np.asarray(picture.data[0])[:, 0], 19.0)
+    assert not np.array_equal(np.array(picture.texture), texture)
+    with qtbot.waitSignal(session.measured, timeout=WAIT_MS):
+        widget.sliders.sliders["tilt"].setValue(200)
+    assert len(picture.data[0]) == len(picture.texcoords)
+    with qtbot.waitSignal(session.measured, timeout=WAIT_MS):
+        widget.sliders.reset()
+    with qtbot.waitSignal(session.measured, timeout=WAIT_MS):
+        session.correct(2, dataclasses.replace(before, point=(10.0, 10.0, 6.0)))
+    assert number(session.result, "tip_to_plane") == pytest.approx(10.0)
+
+
+def test_discarding_brings_back_what_the_network_said(widget, qtbot):
+    session, labels = widget.session, layer(widget, Labels)
+    with qtbot.waitSignal(session.measured, timeout=WAIT_MS):
+        labels.data_setitem(([0], [0], [0]), 1)
+    widget.reset_button.click()
+    assert session.result is session.analysis.result
+    assert layer(widget, Labels).data[0, 0, 0] == 0
