@@ -68,16 +68,16 @@ class Found:
     heat: float
 
 
-def search(networks: Networks, source: Levels, logits: Tensor, *, effort: Effort) -> Found:
+def search(networks: Networks, source: Levels, *, logits: Tensor, effort: Effort) -> Found:
     """Search the whole volume; ``logits`` (a, b, c) are what the position network says of it."""
     centres, heat = places(logits, source, count=effort.places)
-    poses = orientations(networks, source, centres, views=effort.views)
-    return refined(networks, source, poses, effort=effort, heat=float(heat.max()))
+    poses = orientations(networks, source, centres=centres, views=effort.views)
+    return refined(networks, source, poses=poses, effort=effort, heat=float(heat.max()))
 
 
-def follow(networks: Networks, source: Levels, last: Poses, *, heat: float) -> Found:
+def follow(networks: Networks, source: Levels, *, last: Poses, heat: float) -> Found:
     """Look only where the valve was in the frame before."""
-    return refined(networks, source, last, effort=Effort(kept=1, rounds=2), heat=heat)
+    return refined(networks, source, poses=last, effort=Effort(kept=1, rounds=2), heat=heat)
 
 
 def places(logits: Tensor, source: Levels, *, count: int) -> tuple[Tensor, Tensor]:
@@ -99,7 +99,7 @@ def places(logits: Tensor, source: Levels, *, count: int) -> tuple[Tensor, Tenso
     return torch.stack(centres), values
 
 
-def orientations(networks: Networks, source: Levels, centres: Tensor, *, views: int) -> Poses:
+def orientations(networks: Networks, source: Levels, *, centres: Tensor, views: int) -> Poses:
     """Read the rotation at each place in patches turned ``views`` ways: so many hypotheses per place."""
     count = len(centres)
     start = Poses(
@@ -111,7 +111,7 @@ def orientations(networks: Networks, source: Levels, centres: Tensor, *, views: 
     return turned(start, networks["orientation"](look(source, start, step_mm=step, count=PATCH)))
 
 
-def refined(networks: Networks, source: Levels, poses: Poses, *, effort: Effort, heat: float) -> Found:
+def refined(networks: Networks, source: Levels, *, poses: Poses, effort: Effort, heat: float) -> Found:
     """Score and correct hypotheses in rounds, keep the best, and average those that agree with the best."""
     score = torch.zeros(len(poses))
     for number in range(effort.rounds):

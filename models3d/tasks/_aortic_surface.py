@@ -46,7 +46,7 @@ class Aligned:
 
 
 def read(
-    network: Callable[[Tensor], tuple[Tensor, Tensor]], source: Levels, pose: Poses, *, repeats: int
+    network: Callable[[Tensor], tuple[Tensor, Tensor]], source: Levels, *, pose: Poses, repeats: int
 ) -> Aligned:
     """Look into the cube at ``pose``, and into ``repeats`` others moved, turned and scaled a little."""
     poses = nearby(pose, count=repeats)

@@ -63,7 +63,7 @@ def decode(clip: Clip, wanted: tuple[int, ...], *, size: tuple[int, int], concea
                 progress.damage = Damage(len(progress.ticks), cause)
                 break
             if filled < len(wanted) and len(progress.ticks) == wanted[filled]:
-                out[filled] = frame_samples(frame, clip, size)
+                out[filled] = frame_samples(frame, clip, size=size)
                 filled += 1
             progress.ticks.append(frame.dts if frame.pts is None else frame.pts)
     times = times_from_ticks(progress.ticks, time_base) if clip.times_s is not None else None
@@ -100,7 +100,7 @@ def _stored_size(clip: Clip) -> tuple[int, int]:
     return (clip.width, clip.height) if clip.rotation_deg % 180 else (clip.height, clip.width)
 
 
-def frame_samples(frame: VideoFrame, clip: Clip, size: tuple[int, int]) -> np.ndarray:
+def frame_samples(frame: VideoFrame, clip: Clip, *, size: tuple[int, int]) -> np.ndarray:
     """Return one frame as ``c y x``."""
     height, width = size[::-1] if clip.rotation_deg % 180 else size
     name = "rgba" if frame.format.name in WITH_ALPHA else "rgb24"

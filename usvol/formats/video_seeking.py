@@ -79,7 +79,7 @@ class SeekableClip:
         """Decode the frames from ``start`` on into ``out``, from so many key frames earlier than need be."""
         clip = self.clip
         for number, frame in enumerate(self._from(start, earlier)):
-            out[number] = frame_samples(frame, clip, (clip.height, clip.width))
+            out[number] = frame_samples(frame, clip, size=(clip.height, clip.width))
             self._next = start + number + 1
             if number + 1 == len(out):
                 return
