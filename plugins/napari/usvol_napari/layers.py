@@ -144,7 +144,7 @@ def colour_of(value: int) -> tuple[float, float, float, float]:
     return (red / 255, green / 255, blue / 255, 1.0)
 
 
-def notices(source: Source, grid: Grid, kind: Kind, *, timed: bool) -> tuple[str, ...]:
+def notices(source: Source, *, grid: Grid, kind: Kind, timed: bool) -> tuple[str, ...]:
     """Say what the user must know before measuring: a missing scale, missing frame times, warnings."""
     title, said = title_of(source), []
     if not grid.is_calibrated:

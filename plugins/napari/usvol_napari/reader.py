@@ -56,10 +56,10 @@ def open_scan(path: Path) -> tuple[LayerTuples, list[str]]:
     frames = open_frames(path)
     if frames is not None:
         header = frames.header
-        said = notices(header.source, header.grid, header.kind, timed=header.times_s is not None)
+        said = notices(header.source, grid=header.grid, kind=header.kind, timed=header.times_s is not None)
         return lazy_layers(frames), list(said)
     scan = load(path)
-    said = notices(scan.source, scan.grid, scan.kind, timed=scan.times_s is not None)
+    said = notices(scan.source, grid=scan.grid, kind=scan.kind, timed=scan.times_s is not None)
     return scan_layers(scan), list(said)
 
 

@@ -29,12 +29,15 @@ from usvol_napari.placement import Placement
 from usvol_napari.widgets.built_tasks import built_task
 
 
-def write_labels(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
+def write_labels(path: str, *layer: Any) -> list[str]:
     """Write a labels layer as .nii.gz, .nii, .nrrd, .mha or .dcm (DICOM SEG), on the grid of its file.
+
+    ``layer`` is its data and its options, as npe2 passes them to the writer of one layer.
 
     Raises:
         UnsupportedFormatError: the format cannot hold these labels; says which one can.
     """
+    data, meta = layer
     notes = meta.get("metadata", {})
     if Key.FINDING not in notes:
         return [str(export_labels(_foreign_labels(np.asarray(data), meta), path))]

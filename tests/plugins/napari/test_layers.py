@@ -190,7 +190,7 @@ def test_deep_samples_get_a_window_of_their_own():
 
 def test_a_missing_scale_is_told_with_its_reason():
     source = Source(calibration=Calibration(Trust.ABSENT, "a video file carries no scale"))
-    told = notices(source, Grid((1, 8, 8)), Kind.CINE, timed=False)
+    told = notices(source, grid=Grid((1, 8, 8)), kind=Kind.CINE, timed=False)
     assert "a video file carries no scale" in told[0]
     assert "frames" in told[1]
-    assert notices(MEASURED, volume().grid, Kind.VOLUME, timed=False) == ()
+    assert notices(MEASURED, grid=volume().grid, kind=Kind.VOLUME, timed=False) == ()
