@@ -26,7 +26,9 @@ LAYERS: tuple[frozenset[str], ...] = (
         "measurement", "metrics", "explain", "quality", "seeding", "simulation", "registry",
     }),
     # batch.outcome is a plain record, which the report shows.
-    frozenset({"encoding", "writing", "result_reading", "label_export", "report", "pipeline", "batch.outcome"}),
+    frozenset({
+        "encoding", "writing", "result_reading", "label_export", "report", "pipeline", "batch.outcome",
+    }),
     frozenset({"batch", "training", "evaluation", "doctor", "synthesis", "demo"}),
 )  # fmt: skip
 TORCH_FREE = ("usvol/errors.py", "usvol/scan.py", "usvol/result.py", "usvol/task.py")

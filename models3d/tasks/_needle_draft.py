@@ -1,0 +1,329 @@
+"""Find a needle in a 3D volume or 3D+t clip: entry, tip, axis, shaft, and how fast it moves.
+
+A light 3D network looks over the view, RANSAC draws a line through what it marks, a second one looks along
+that line at full resolution, and the needle ends where its evidence does. Trained on simulated volumes only
+(``models3d/phantoms/needle.py``). Not a medical device.
+
+No weights are trained yet: rename this module to ``needle.py`` when they are, which registers it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from models3d.recipes.needle import SELECTION, TRAINING, Settings, new_network
+from models3d.recipes.needle_path import (
+    COARSE,
+    WIDE,
+    Path,
+    coarse_shape,
+    coarse_view,
+    levelled,
+    sampled,
+    tube_frame,
+    tube_points,
+    unit_of,
+)
+from models3d.tasks._needle_motion import smoothed_tips
+from models3d.tasks._needle_tracing import TUBE, Trace, candidate, refined, trace, tube_lengths, tube_mask
+from usvol import measurement, weights
+from usvol.errors import ConfigError
+from usvol.result import Finding, Flag, Labels, Line, Measurement, Plane, Severity
+from usvol.runtime import Network, Precision, compile_network
+from usvol.scan import Frame, Kind, Scan, Selection, Vec3
+from usvol.training.members import member_state
+
+__all__ = ["TRAINING", "Config", "build"]
+
+OUTER_MM = {17: 1.473, 22: 0.718}
+"""Outer diameter by gauge (ISO 9626)."""
+
+_AGAIN = 1.5  # fine samples by which the axis must move for another look along it
+_LEAST_RADIUS = 0.75  # of the mask, in voxels: a thinner one has holes
+
+
+class Config(BaseModel):
+    """Settings of a run."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    weights: str = Field(
+        "needle", description="name of shipped weights, or the .safetensors file `usvol train` wrote"
+    )
+    member: int | None = Field(
+        None, ge=0, description="use one network of an ensemble only; the first if unset"
+    )
+    threshold: float = Field(
+        0.5, ge=0, le=1, description="confidence under which nothing is reported; set on simulated volumes"
+    )
+    gauge: Literal[17, 22] | None = Field(
+        None, description="of the needle, which sets the mask's thickness; unset: as seen"
+    )
+    smooth: bool = Field(True, description="smooth the tip over the frames of a clip (Kalman)")
+    precision: Precision = Field(
+        "f32", description="arithmetic of the network: f32, or bf16 where it is faster"
+    )
+
+
+def build(config: Config, device: str) -> Needle:
+    """Load both networks and make them ready on ``device``.
+
+    Raises:
+        WeightsError: no such weights, or a wrong checksum. ConfigError: no such member.
+    """
+    stored = weights.find("models3d", config.weights)
+    count = int(stored.metadata["members"])
+    member = config.member or 0
+    if member >= count:
+        raise ConfigError(f"member: these weights have members 0 to {count - 1}, not {member}.")
+    settings = Settings.model_validate_json(stored.metadata["settings"])
+    state = member_state(stored.state, member)
+    network = new_network(settings)
+    network.load_state_dict({key: state[key] for key in network.state_dict()})
+    compiled = [
+        compile_network(
+            part, torch.rand(1, 2, *shape), device=device, precision=config.precision, dynamic_dims=()
+        )
+        for part, shape in ((network.coarse, (COARSE,) * 3), (network.fine, (TUBE, WIDE, WIDE)))
+    ]
+    return Needle(
+        coarse=compiled[0],
+        fine=compiled[1],
+        config=config,
+        members=count,
+        train_patients=frozenset(json.loads(stored.metadata["train_patients"])[member]),
+        provenance={
+            "weights": stored.name,
+            "weights_sha256": stored.sha256,
+            "architecture": settings.architecture,
+            "engine": compiled[0].engine,
+        },
+    )
+
+
+@dataclass(slots=True, eq=False)
+class Needle:
+    """The task: see the module's first lines. ``train_patients`` are hashed, for ``usvol evaluate``."""
+
+    coarse: Network
+    fine: Network
+    config: Config
+    members: int = 1
+    train_patients: frozenset[str] = frozenset()
+    provenance: dict[str, Any] = field(default_factory=dict)
+    accepts: frozenset[Kind] = frozenset({Kind.VOLUME, Kind.VOLUME_SEQUENCE})
+    selection: Selection = SELECTION
+
+    def preprocess(self, scan: Scan) -> Scan:
+        """Leave the volume as it is: both looks sample it themselves."""
+        return scan
+
+    def infer(self, scan: Scan) -> tuple[Tensor, Tensor]:
+        """Look over every frame, then along the best line in it.
+
+        Returns:
+            ``frame 11``: middle, direction, bend, start and end of the axis in fine coordinates, NaN where no
+            line was found; ``frame s v u``: chances of the shaft in the tube around it.
+        """
+        paths, tubes = [], []
+        for number in range(scan.data.shape[0]):
+            path, chance = self._seen(scan, number)
+            paths.append(torch.full((11,), torch.nan, dtype=torch.float64) if path is None else _packed(path))
+            tubes.append(chance)
+        return torch.stack(paths), torch.stack(tubes)
+
+    def postprocess(self, raw: tuple[Tensor, Tensor], scan: Scan) -> tuple[Finding, ...]:
+        """Return the shaft's voxels and, where there is a needle, its line per frame and its plane."""
+        traces = self._traces(raw, scan)
+        masks = [
+            torch.zeros(scan.grid.shape, dtype=torch.uint8) if t is None else self._mask(t, scan)
+            for t in traces
+        ]
+        found: list[Finding] = [Labels("needle", torch.stack(masks), scan.grid, {1: "needle"})]
+        lines = _lines(traces, scan)
+        if len(lines) > 1 and self.config.smooth and scan.times_s is not None:
+            lines = _smoothed(lines, scan.times_s)
+        found += lines
+        if lines:
+            found.append(_needle_plane(lines[-1]))
+        return tuple(found)
+
+    def measure(self, findings: tuple[Finding, ...], scan: Scan) -> tuple[Measurement, ...]:
+        """Return tip (mm), insertion depth (mm), angle to the face (degrees), and the tip's speed (mm/s).
+
+        Of a clip: those of the last frame that shows a needle, and the mean speed while it is seen.
+        """
+        lines = [f for f in findings if isinstance(f, Line)]
+        scan.grid.require_spacing_mm("a needle's tip", scan.calibration.reason)
+        if not lines:
+            names = (*(f"tip_{axis}" for axis in "zyx"), "insertion_depth")
+            return (
+                *(Measurement(name, None, "mm", note="not detected") for name in names),
+                Measurement("angle_to_face", None, "°", note="not detected"),
+                Measurement("confidence", None, "1", note="not detected"),
+            )
+        last, reason = lines[-1], scan.calibration.reason
+        depth = measurement.length_mm([last.entry, last.tip], scan.grid, reason=reason)
+        numbers = [
+            Measurement(f"tip_{axis}", value, "mm") for axis, value in zip("zyx", last.tip, strict=True)
+        ]
+        numbers += [Measurement("insertion_depth", depth, "mm", note="from the edge of the view to the tip")]
+        numbers += [_angle(last, scan), Measurement("confidence", last.confidence, "1")]
+        if scan.data.shape[0] > 1:
+            numbers.append(_speed(lines, scan))
+        return tuple(numbers)
+
+    def flags(self, raw: tuple[Tensor, Tensor], scan: Scan) -> tuple[Flag, ...]:
+        """Report a needle that leaves the view, so that its tip is not in it."""
+        traces = [t for t in self._traces(raw, scan) if t is not None]
+        if not traces:
+            return (Flag("not_detected", "No needle was found.", Severity.INFO),)
+        if not traces[-1].tip_seen:
+            message = (
+                "The needle runs out of the field of view at both ends: its tip need not be the end shown."
+            )
+            return (Flag("tip_outside_view", message, Severity.WARNING),)
+        return ()
+
+    def _seen(self, scan: Scan, number: int) -> tuple[Path | None, Tensor]:
+        """Return the axis found in one frame, and the chances along it."""
+        assert scan.sector is not None
+        mask = scan.sector.mask.reshape(scan.grid.shape)
+        level = levelled(scan.data[number, 0], mask)
+        shape = coarse_shape(scan.grid)
+        view = coarse_view(level, shape)
+        pad = [n for size in reversed(shape) for n in (0, COARSE - size)]
+        logits = self.coarse(F.pad(view, pad)[None]).cpu()[0, : shape[0], : shape[1], : shape[2]]
+        scale = _scale(scan)
+        path = candidate(torch.sigmoid(logits), scale=scale, grid_shape=scan.grid.shape)
+        if path is None:
+            return None, torch.zeros(TUBE, WIDE, WIDE)
+        both = torch.stack([level, mask.float()])
+        chance, points = self._along(both, path, scale)
+        better = refined(chance, points, path=path)
+        if path.locate(better.points(np.array([better.start, better.end])))[1].max() > _AGAIN:
+            path = better
+            chance, _ = self._along(both, path, scale)
+        return path, chance
+
+    def _along(self, both: Tensor, path: Path, scale: np.ndarray) -> tuple[Tensor, np.ndarray]:
+        points = tube_points(path, tube_lengths(path), frame=tube_frame(path))
+        tube = sampled(both, points, scale=scale)
+        inside = tube[1] > 0.5
+        logits = self.fine(torch.stack([tube[0] * inside, inside.float()])[None]).cpu()[0]
+        return torch.sigmoid(logits) * inside, points
+
+    def _traces(self, raw: tuple[Tensor, Tensor], scan: Scan) -> list[Trace | None]:
+        assert scan.sector is not None
+        mask = scan.sector.mask.reshape(1, *scan.grid.shape).float()
+        scale = _scale(scan)
+        traces: list[Trace | None] = []
+        for packed, chance in zip(raw[0].numpy(), raw[1], strict=True):
+            traces.append(None)
+            if np.isnan(packed[0]):
+                continue
+            path = _unpacked(packed)
+            lengths = tube_lengths(path)
+            points = tube_points(path, lengths, frame=tube_frame(path))
+            axis = refined(chance, points, path=path)
+            along = axis.locate(path.points(lengths))[0]
+            held = sampled(mask, axis.points(along)[None, None], scale=scale).flatten().numpy() > 0.5
+            found = None
+            if held.any():
+                found = trace(chance, points, path=axis, along=along, inside=held)
+            if found is not None and found.confidence >= self.config.threshold:
+                traces[-1] = found
+        return traces
+
+    def _mask(self, found: Trace, scan: Scan) -> Tensor:
+        unit, radius = unit_of(scan.grid), found.radius
+        if self.config.gauge is not None and scan.grid.is_calibrated:
+            radius = OUTER_MM[self.config.gauge] / 2 / unit
+        scale = _scale(scan)
+        radius = max(radius, _LEAST_RADIUS * float(scale.max()))
+        mask = tube_mask(found.path, radius=radius, shape=scan.grid.shape, scale=scale)
+        assert scan.sector is not None
+        return mask * scan.sector.mask.reshape(scan.grid.shape)
+
+
+def _packed(path: Path) -> Tensor:
+    return torch.from_numpy(np.concatenate([path.middle, path.ahead, path.bend, [path.start, path.end]]))
+
+
+def _unpacked(values: np.ndarray) -> Path:
+    return Path(values[:3], values[3:6], values[6:9], float(values[9]), float(values[10]))
+
+
+def _scale(scan: Scan) -> np.ndarray:
+    """Fine samples per index of the volume."""
+    return np.asarray(scan.grid.step) / unit_of(scan.grid)
+
+
+def _lines(traces: list[Trace | None], scan: Scan) -> list[Line]:
+    scale, lines = _scale(scan), []
+    several = len(traces) > 1
+    for number, found in enumerate(traces):
+        if found is None:
+            continue
+        entry, tip = (
+            _vec(scan.grid.to_world(found.path.points(np.array([at]))[0] / scale))
+            for at in (found.path.start, found.path.end)
+        )
+        name = f"needle_{number:03d}" if several else "needle"
+        lines.append(Line(name, entry, tip, found.confidence, number if several else None))
+    return lines
+
+
+def _smoothed(lines: list[Line], times_s: tuple[float, ...]) -> list[Line]:
+    times = np.array([times_s[line.frame_index or 0] for line in lines])
+    tips, _ = smoothed_tips(np.array([line.tip for line in lines]), times)
+    entries, _ = smoothed_tips(np.array([line.entry for line in lines]), times)
+    return [
+        Line(line.name, _vec(entry), _vec(tip), line.confidence, line.frame_index)
+        for line, entry, tip in zip(lines, entries, tips, strict=True)
+    ]
+
+
+def _needle_plane(line: Line) -> Plane:
+    """The plane that holds the needle and as much of the depth axis (y) as it can."""
+    ahead = np.array(line.tip) - line.entry
+    ahead /= np.linalg.norm(ahead)
+    hint = np.array([0.0, -1.0, 0.0]) if abs(ahead[1]) < 0.97 else np.array([-1.0, 0.0, 0.0])
+    normal = np.cross(ahead, hint)
+    normal /= np.linalg.norm(normal)
+    up = hint - (hint @ normal) * normal
+    up /= np.linalg.norm(up)
+    return Plane("needle_plane", line.tip, _vec(normal), _vec(up), line.confidence)
+
+
+def _angle(line: Line, scan: Scan) -> Measurement:
+    """The angle between needle and probe face, positive when it points away from the probe."""
+    ahead = _vec(np.array(line.tip) - line.entry)
+    to_depth = measurement.angle_deg(ahead, (0.0, 1.0, 0.0), grid=scan.grid, reason=scan.calibration.reason)
+    known = scan.grid.frame is Frame.PROBE
+    note = None if known else "takes the world's y for the direction away from the probe"
+    return Measurement("angle_to_face", 90.0 - to_depth, "°", note=note)
+
+
+def _speed(lines: list[Line], scan: Scan) -> Measurement:
+    if len(lines) < 2:
+        return Measurement("tip_speed", None, "mm/s", note="seen in fewer than two frames")
+    if scan.times_s is None:
+        return Measurement("tip_speed", None, "mm/s", note="the file does not say when its frames were taken")
+    first, last = lines[0], lines[-1]
+    passed = scan.times_s[last.frame_index or 0] - scan.times_s[first.frame_index or 0]
+    way = measurement.length_mm([line.tip for line in (first, last)], scan.grid)
+    return Measurement("tip_speed", way / passed, "mm/s", note="mean, from the first to the last frame seen")
+
+
+def _vec(values: np.ndarray) -> Vec3:
+    z, y, x = (float(v) for v in values)
+    return (z, y, x)
