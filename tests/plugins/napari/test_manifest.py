@@ -42,8 +42,6 @@ def test_every_task_has_a_sample():
     tasks = {entry.name for entry in registry.tasks().values() if entry.package in {"models3d", "video"}}
     samples = {sample["key"]: sample["command"] for sample in CONTRIBUTIONS["sample_data"]}
     commands = {command["id"]: command["python_name"] for command in CONTRIBUTIONS["commands"]}
-    assert tasks <= set(samples), (
-        "add a command and an entry under sample_data to napari.yaml for each new task"
-    )
+    assert tasks == set(samples), "a command and an entry under sample_data of napari.yaml for each task"
     for task, command in samples.items():
         assert commands[command] == f"usvol_napari.sample:open_{task}"
