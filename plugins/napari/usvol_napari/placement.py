@@ -129,8 +129,8 @@ def to_world(viewer: np.ndarray | Sequence, placement: Placement) -> np.ndarray:
 def to_shown(data: torch.Tensor, grid: Grid) -> np.ndarray:
     """Permute and flip samples ``t z y x`` on ``grid`` as they are shown: a numpy array of its own."""
     if grid.is_planar or _lies_along_world(grid):
-        return np.array(data)
-    return np.array(oriented(Scan(data[:, None], grid)).data[:, 0])
+        return data.numpy().copy()
+    return oriented(Scan(data[:, None], grid)).data[:, 0].numpy().copy()
 
 
 def to_file(data: np.ndarray, grid: Grid) -> torch.Tensor:
