@@ -102,7 +102,7 @@ def test_the_sliders_nudge_the_plane_its_picture_and_the_distance(widget, qtbot,
 def test_discarding_brings_back_what_the_network_said(widget, qtbot):
     session, labels = widget.session, layer(widget, Labels)
     with qtbot.waitSignal(session.measured, timeout=WAIT_MS):
-        labels.data_setitem(([0], [0], [0]), 1)
+        labels.data_setitem((np.array([0]),) * 3, 1)
     widget.reset_button.click()
     assert session.result is session.analysis.result
     assert layer(widget, Labels).data[0, 0, 0] == 0
