@@ -76,7 +76,7 @@ def draw_atlas_head(rng: np.random.Generator, folder: Path, *, across: int) -> t
     for value, name in _PART.items():
         head.fill((brain == value) & inside, name)
     _fill_fissure(rng, head, brain)
-    plexus = ndimage.binary_erosion(brain == _VENTRICLES, iterations=1) & (
+    plexus = np.asarray(ndimage.binary_erosion(brain == _VENTRICLES, iterations=1), bool) & (
         head.unit[0] < rng.uniform(-0.15, 0.05)
     )
     head.fill(plexus & inside & (np.abs(head.unit[1]) > 0.08), "choroid_plexus")

@@ -81,7 +81,7 @@ def build(config: Config, device: str) -> MidsagittalPlane:
         torch.rand(1, CHANNELS, *[settings.view] * 3),
         torch.rand(2, CHANNELS, *[settings.patch] * 3),
     )
-    options = {"device": device, "precision": config.precision}
+    options: dict[str, Any] = {"device": device, "precision": config.precision}
     readers = Readers(
         compile_network(network.finder, whole, dynamic_dims=(), **options),
         compile_network(network.coarse, cube, dynamic_dims=(0,), **options),

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
+from skimage import measure
 from torch import Tensor
 
 from models3d.nets.head_pose import frame_of
@@ -67,7 +68,7 @@ def found_sphere(view: View, readers: Readers) -> tuple[Tensor, float, float] | 
     logits = torch.cat([readers.finder(v.contiguous()) for v in turned]).float().cpu()
     back = (logits[0], logits[1].flip(0, 2), logits[2].flip(1), logits[3].transpose(0, 2))
     chance = torch.sigmoid(torch.stack(tuple(back)).mean(0)).numpy()
-    parts, count = ndimage.label(chance > 0.5)
+    parts, count = measure.label(chance > 0.5, connectivity=1, return_num=True)
     if not count:
         return None
     mass = ndimage.sum_labels(chance, parts, np.arange(1, count + 1))
@@ -110,7 +111,7 @@ def refined(view: View, readers: Readers, *, pose: Pose, steps: int) -> Pose:
 
 def starting_turns(count: int) -> list[Tensor]:
     """Return rotations (3, 3) spread over all orientations, the same every time; the first is none."""
-    turns = Rotation.random(count, random_state=11).as_matrix()
+    turns = Rotation.random(count, rng=np.random.default_rng(11)).as_matrix()
     turns[0] = np.eye(3)
     return [torch.from_numpy(t).float() for t in turns]
 

@@ -58,7 +58,9 @@ def _images(source: Path) -> list[pydicom.Dataset]:
     import pydicom
 
     files = sorted(source.iterdir()) if source.is_dir() else [source]
-    found = [pydicom.dcmread(file) for file in files if file.is_file() and _is_dicom(file)]
+    found: list[pydicom.Dataset] = [
+        pydicom.dcmread(file) for file in files if file.is_file() and _is_dicom(file)
+    ]
     if not found:
         raise UnsupportedFormatError(source, "a DICOM segmentation needs a DICOM scan to refer to", _WAY)
     return found

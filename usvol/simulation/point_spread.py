@@ -94,6 +94,7 @@ def blur(field: Tensor, probe: Probe, *, imaging: Imaging) -> Tensor:
     if elevation is not None:
         turned = parts.transpose(1, 2).reshape(samples, planes, -1)
         parts = torch.bmm(elevation, turned).reshape(samples, planes, lines, 2).transpose(1, 2)
+    assert axial is not None
     mixed = (axial @ parts.reshape(samples, -1)).reshape(samples, lines, planes, 2)
     return torch.view_as_complex(mixed.contiguous())
 

@@ -113,7 +113,7 @@ def drawn(
     atrium = (annulus + 0.86 * plan.left_atrium_mm[0], 0.0, *plan.left_atrium_mm)
     roof = atrium[0] + atrium[2] + plan.septum_mm
     material = np.full((rows, columns), _AROUND, np.uint8)
-    tables = _Tables(a, u, rest=rest, outer=outer, right=right)
+    tables = _Tables(a.astype(float), u.astype(float), rest=rest, outer=outer, right=right)
     _fill_around(rng, material, tables, plan=plan, roof=roof)
     _fill_right(material, tables, plan=plan, annulus=annulus)
     _fill_left(rng, material, tables, plan=plan, annulus=annulus, apical_mm=ventricle.apical_mm)

@@ -224,7 +224,7 @@ def _over(
 ) -> Estimate | None:
     """Estimate over the rows where all the named values are there; None where the data do not allow it."""
     columns = np.array([[r[name] for name in names] for r in rows], float)
-    there = np.isfinite(columns).all(1)
+    there = np.asarray(np.isfinite(columns).all(1), bool)
     if not finite:
         columns, there = np.isfinite(columns).astype(float), np.ones(len(rows), bool)
     kept = [g for g, t in zip(groups, there, strict=True) if t]

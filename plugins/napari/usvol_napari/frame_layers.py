@@ -71,7 +71,7 @@ def lazy_frames(frames: Frames) -> dask.array.Array:
         (name, frame, *rest): (_frame, cache, *divmod(frame, cache.length)) for frame in range(header.frames)
     }
     chunks = ((1,) * header.frames, *((n,) for n in shape))
-    return dask.array.Array(graph, name, chunks=chunks, dtype=header.dtype)
+    return dask.array.core.Array(graph, name, chunks=chunks, dtype=header.dtype)
 
 
 def lazy_layers(frames: Frames, *, name: str | None = None) -> list[LayerTuple]:

@@ -77,7 +77,7 @@ def phantom_of(task: str) -> tuple[str, dict[str, Any]]:
     """
     training = getattr(registry.module(registry.Group.TASKS, task), "TRAINING", None)
     phantom = getattr(training, "phantom", None)
-    if phantom is None:
+    if training is None or phantom is None:
         raise TaskError(
             f"Task {task!r} names no phantom, so there is no sample for it. Open a file of your own."
         )
