@@ -68,7 +68,8 @@ def found_sphere(view: View, readers: Readers) -> tuple[Tensor, float, float] | 
     logits = torch.cat([readers.finder(v.contiguous()) for v in turned]).float().cpu()
     back = (logits[0], logits[1].flip(0, 2), logits[2].flip(1), logits[3].transpose(0, 2))
     chance = torch.sigmoid(torch.stack(tuple(back)).mean(0)).numpy()
-    parts, count = measure.label(chance > 0.5, connectivity=1, return_num=True)
+    parts = np.asarray(measure.label(chance > 0.5, connectivity=1))
+    count = int(parts.max())
     if not count:
         return None
     mass = ndimage.sum_labels(chance, parts, np.arange(1, count + 1))

@@ -7,8 +7,8 @@ import uuid
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
 
-import dask.array
 import numpy as np
+from dask.array.core import Array
 
 from usvol.errors import ReadError
 from usvol.frame_access import Frames, decoded_bytes
@@ -61,7 +61,7 @@ class ChunkCache:
             self._chunks.pop(chunk, None)
 
 
-def lazy_frames(frames: Frames) -> dask.array.Array:
+def lazy_frames(frames: Frames) -> Array:
     """Return all frames as a dask array ``t y x``, or ``t y x c`` of colour; a frame is a chunk of dask's."""
     header, cache = frames.header, ChunkCache(frames)
     shape = (*header.grid.shape[1:], *(() if header.channels == 1 else (header.channels,)))
@@ -71,7 +71,7 @@ def lazy_frames(frames: Frames) -> dask.array.Array:
         (name, frame, *rest): (_frame, cache, *divmod(frame, cache.length)) for frame in range(header.frames)
     }
     chunks = ((1,) * header.frames, *((n,) for n in shape))
-    return dask.array.core.Array(graph, name, chunks=chunks, dtype=header.dtype)
+    return Array(graph, name, chunks=chunks, dtype=header.dtype)
 
 
 def lazy_layers(frames: Frames, *, name: str | None = None) -> list[LayerTuple]:
