@@ -4,7 +4,6 @@ Marginal space deep learning after Ghesu et al. (IEEE TMI 35:1217, 2016). It was
 only (``models3d/phantoms/aortic_root.py``). Not a medical device.
 
 No weights are trained yet: rename this module to ``aortic_valve.py`` when they are, which registers it.
-Untested.
 """
 
 from __future__ import annotations
