@@ -7,11 +7,13 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from usvol.cli_options import taking
 from usvol.cli_output import ExitCode, console, parse_settings, parse_spacing, print_json, set_logging
 from usvol.errors import ConfigError, KindError, UsvolError
 
@@ -20,60 +22,46 @@ if TYPE_CHECKING:
     from usvol.batch.study import Plan, Summary
 
 
-def run(
-    task: Annotated[str, typer.Argument(help="Name of the task; see 'usvol tasks'.")],
-    inputs: Annotated[
-        list[str], typer.Argument(metavar="INPUT...", help="Files, folders (searched), globs.")
-    ],
-    *,
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for results.")],
-    device: Annotated[str, typer.Option("-d", "--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """Arguments and options of ``usvol run``."""
+
+    task: Annotated[str, typer.Argument(help="Name of the task; see 'usvol tasks'.")]
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files, folders (searched), globs.")]
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for results.")]
+    device: Annotated[str, typer.Option("-d", "--device", help="auto, cpu, cuda or cuda:N.")] = "auto"
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set one of the task's settings.")
-    ] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="YAML file of settings.")] = None,
+    ] = None
+    config: Annotated[Path | None, typer.Option("--config", help="YAML file of settings.")] = None
     spacing: Annotated[
         str | None,
         typer.Option("--spacing", help="State the scale of all inputs in mm: z,y,x or y,x or one."),
-    ] = None,
+    ] = None
     fps: Annotated[
         float | None, typer.Option("--fps", min=1e-3, help="State the frame rate of all cines.")
-    ] = None,
+    ] = None
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, max=64, help="Items in work at a time.")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Keep complete results, do the rest.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete earlier results in OUT.")] = False,
-    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; run nothing.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Errors only.")] = False,
-    verbose: Annotated[int, typer.Option("-v", "--verbose", count=True, help="More; twice for most.")] = 0,
-) -> None:
-    """Run a task over files, folders and globs."""
-    set_logging(verbose=verbose, quiet=quiet)
-    if dry_run:
-        _dry_run(task, inputs, out=out, as_json=as_json)
-        return
-    from usvol.batch.item import Stated
-    from usvol.batch.study import Existing, Plan
+    ] = None
+    resume: Annotated[bool, typer.Option("--resume", help="Keep complete results, do the rest.")] = False
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete earlier results in OUT.")] = False
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.")] = False
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; run nothing.")] = False
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Errors only.")] = False
+    verbose: Annotated[int, typer.Option("-v", "--verbose", count=True, help="More; twice for most.")] = 0
 
-    if resume and overwrite:
-        raise ConfigError("--resume and --overwrite exclude each other.")
-    plan = Plan(
-        task=task,
-        inputs=tuple(inputs),
-        out=out,
-        device=device,
-        settings=parse_settings(settings),
-        config_file=config,
-        stated=Stated(parse_spacing(spacing), fps),
-        workers=workers or min(4, os.cpu_count() or 1),
-        existing=Existing.RESUME if resume else Existing.OVERWRITE if overwrite else Existing.REFUSE,
-        fail_fast=fail_fast,
-    )
-    summary = _run_plan(plan, quiet=quiet)
-    _print_summary(summary, as_json=as_json)
+
+@taking(RunOptions)
+def run(options: RunOptions) -> None:
+    """Run a task over files, folders and globs."""
+    set_logging(verbose=options.verbose, quiet=options.quiet)
+    if options.dry_run:
+        _dry_run(options.task, options.inputs, out=options.out, as_json=options.as_json)
+        return
+    summary = _run_plan(_plan(options), quiet=options.quiet)
+    _print_summary(summary, as_json=options.as_json)
     _leave(summary)
 
 
@@ -84,6 +72,27 @@ def report(
     from usvol.batch.study import rebuild
 
     typer.echo(rebuild(out))
+
+
+def _plan(options: RunOptions) -> Plan:
+    from usvol.batch.item import Stated
+    from usvol.batch.study import Existing, Plan
+
+    if options.resume and options.overwrite:
+        raise ConfigError("--resume and --overwrite exclude each other.")
+    replaced = Existing.OVERWRITE if options.overwrite else Existing.REFUSE
+    return Plan(
+        task=options.task,
+        inputs=tuple(options.inputs),
+        out=options.out,
+        device=options.device,
+        settings=parse_settings(options.settings),
+        config_file=options.config,
+        stated=Stated(parse_spacing(options.spacing), options.fps),
+        workers=options.workers or min(4, os.cpu_count() or 1),
+        existing=Existing.RESUME if options.resume else replaced,
+        fail_fast=options.fail_fast,
+    )
 
 
 def _run_plan(plan: Plan, *, quiet: bool) -> Summary:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from usvol.cli_options import taking
 from usvol.cli_output import console, parse_settings, print_json, set_logging
 
 Device = Annotated[str, typer.Option("-d", "--device", help="auto, cpu, cuda or cuda:N.")]
@@ -16,32 +18,39 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Verbose = Annotated[int, typer.Option("-v", "--verbose", count=True, help="More; twice for most.")]
 
 
-def evaluate(
-    task: Annotated[str, typer.Argument(help="Name of the task.")],
-    dataset: Annotated[str, typer.Argument(help="Name of the data set, such as blues.")],
-    *,
-    data: Data = None,
-    folds: Annotated[int | None, typer.Option("--folds", min=2, help="Cross-validate by patient.")] = None,
-    out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="Folder for evaluation.json and .md.")
-    ] = None,
-    count: Annotated[int, typer.Option("--n", min=2, help="How many simulated cases.")] = 50,
-    device: Device = "auto",
-    settings: Settings = None,
-    as_json: Json = False,
-    verbose: Verbose = 0,
-) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateOptions:
+    """Arguments and options of ``usvol evaluate``."""
+
+    task: Annotated[str, typer.Argument(help="Name of the task.")]
+    dataset: Annotated[str, typer.Argument(help="Name of the data set, such as blues.")]
+    data: Data = None
+    folds: Annotated[int | None, typer.Option("--folds", min=2, help="Cross-validate by patient.")] = None
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for evaluation.json and .md.")] = (
+        None
+    )
+    count: Annotated[int, typer.Option("--n", min=2, help="How many simulated cases.")] = 50
+    device: Device = "auto"
+    settings: Settings = None
+    as_json: Json = False
+    verbose: Verbose = 0
+
+
+@taking(EvaluateOptions)
+def evaluate(asked: EvaluateOptions) -> None:
     """Measure a task against a data set with references."""
-    set_logging(verbose=verbose)
+    set_logging(verbose=asked.verbose)
     from usvol import evaluation, writing
 
-    options = evaluation.Options(device, parse_settings(settings), count)
-    outcome = evaluation.evaluate(task, dataset, data=data, folds=folds, options=options)
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        writing.write_json(out / "evaluation.json", outcome.to_json())
-        (out / "evaluation.md").write_text(outcome.to_markdown(), encoding="utf-8")
-    if as_json:
+    options = evaluation.Options(asked.device, parse_settings(asked.settings), asked.count)
+    outcome = evaluation.evaluate(
+        asked.task, asked.dataset, data=asked.data, folds=asked.folds, options=options
+    )
+    if asked.out is not None:
+        asked.out.mkdir(parents=True, exist_ok=True)
+        writing.write_json(asked.out / "evaluation.json", outcome.to_json())
+        (asked.out / "evaluation.md").write_text(outcome.to_markdown(), encoding="utf-8")
+    if asked.as_json:
         print_json(outcome.to_json())
     else:
         from rich.markdown import Markdown
@@ -49,31 +58,36 @@ def evaluate(
         console().print(Markdown(outcome.to_markdown()))
 
 
-def train(
-    task: Annotated[str, typer.Argument(help="Name of the task.")],
-    *,
-    config: Annotated[Path, typer.Option("--config", help="Recipe, such as configs/train/TASK.yaml.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for checkpoints, logs and weights.")],
-    data: Data = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")] = False,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainOptions:
+    """Arguments and options of ``usvol train``."""
+
+    task: Annotated[str, typer.Argument(help="Name of the task.")]
+    config: Annotated[Path, typer.Option("--config", help="Recipe, such as configs/train/TASK.yaml.")]
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for checkpoints, logs and weights.")]
+    data: Data = None
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")] = False
     prepare_only: Annotated[
         bool, typer.Option("--prepare-only", help="Simulate and prepare every case, then stop.")
-    ] = False,
-    device: Device = "auto",
-    settings: Settings = None,
-    verbose: Verbose = 0,
-) -> None:
+    ] = False
+    device: Device = "auto"
+    settings: Settings = None
+    verbose: Verbose = 0
+
+
+@taking(TrainOptions)
+def train(asked: TrainOptions) -> None:
     """Train a task's network by a recipe."""
-    set_logging(verbose=max(verbose, 1))
+    set_logging(verbose=max(asked.verbose, 1))
     from usvol.training import loop
 
     weights = loop.train(
-        task,
-        loop.Fitting(out, resume=resume, device=device),
-        config=config,
-        data=data,
-        settings=parse_settings(settings),
-        prepare_only=prepare_only,
+        asked.task,
+        loop.Fitting(asked.out, resume=asked.resume, device=asked.device),
+        config=asked.config,
+        data=asked.data,
+        settings=parse_settings(asked.settings),
+        prepare_only=asked.prepare_only,
     )
     typer.echo(weights)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from itertools import product
 
 import numpy as np
 import pytest
@@ -14,12 +15,20 @@ CINE = np.zeros((4, 30, 40), np.uint8)
 PLACEHOLDER = "87654321"
 
 
-@pytest.mark.parametrize("form", ["DOE^JANE", "D'O \"E.^", "19480317"])
-@pytest.mark.parametrize(
-    "keyword",
-    ["NumberOfFrames", "FrameTime", "CineRate", "RescaleSlope", "PixelSpacing", "PhotometricInterpretation"],
+FORMS = ("DOE^JANE", "D'O \"E.^", "19480317")
+NUMBERS = (
+    "NumberOfFrames",
+    "FrameTime",
+    "CineRate",
+    "RescaleSlope",
+    "PixelSpacing",
+    "PhotometricInterpretation",
 )
-def test_values_are_not_quoted(tmp_path, dicom_files, caplog, capfd, recwarn, keyword, form):
+
+
+@pytest.mark.parametrize("written", product(NUMBERS, FORMS), ids=" ".join)
+def test_values_are_not_quoted(tmp_path, dicom_files, caplog, capfd, recwarn, written):
+    keyword, form = written
     attributes = {"FrameTime": 40, keyword: PLACEHOLDER}
     if keyword == "PixelSpacing":
         attributes[keyword] = [PLACEHOLDER, PLACEHOLDER]

@@ -150,7 +150,7 @@ def test_without_a_scale_there_is_a_mask_and_no_number_in_ml(panel, show, qtbot)
 
 
 @pytest.mark.parametrize(
-    ("task", "phantom", "asked", "settings"),
+    "case",
     [
         ("covid_severity", "lung", {}, {"mirror": False, "member": 0}),
         (
@@ -160,10 +160,10 @@ def test_without_a_scale_there_is_a_mask_and_no_number_in_ml(panel, show, qtbot)
     ],
     ids=["covid_severity", "prenatal"],
 )  # fmt: skip
-def test_shipped_tasks_give_the_numbers_of_the_command_line(
-    panel, show, tmp_path, qtbot, monkeypatch, task, phantom, asked, settings
-):
+def test_shipped_tasks_give_the_numbers_of_the_command_line(panel, show, tmp_path, qtbot, monkeypatch, case):
     from usvol.synthesis import synthesise
+
+    task, phantom, asked, settings = case
 
     (made,) = synthesise(phantom, out=tmp_path / "in", count=1, seed=2_000_001, settings=asked)
     built = {}
