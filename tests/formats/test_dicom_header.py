@@ -26,7 +26,7 @@ NUMBERS = (
 )
 
 
-@pytest.mark.parametrize("written", product(NUMBERS, FORMS), ids=" ".join)
+@pytest.mark.parametrize("written", list(product(NUMBERS, FORMS)), ids=" ".join)
 def test_values_are_not_quoted(tmp_path, dicom_files, caplog, capfd, recwarn, written):
     keyword, form = written
     attributes = {"FrameTime": 40, keyword: PLACEHOLDER}
