@@ -8,7 +8,6 @@ No weights are trained yet: rename this module to ``aortic_valve.py`` when they 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -18,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from models3d.nets.marginal_space import MarginalSpace
-from models3d.recipes.aortic_valve import SELECTION, TRAINING, Settings, new_network, whole_view
+from models3d.recipes.aortic_valve import SELECTION, TRAINING, whole_view
 from models3d.recipes.aortic_valve_patches import (
     COARSE,
     PATCH,
@@ -42,13 +41,12 @@ from models3d.tasks._aortic_findings import (
 )
 from models3d.tasks._aortic_shape import ShapeModel
 from models3d.tasks._aortic_surface import Aligned, fitted, read
-from usvol import quality, weights
+from usvol import quality
 from usvol.quality import FeatureStatistics
 from usvol.result import Finding, Flag, Measurement, Severity
 from usvol.runtime import Network, Precision, compile_network
 from usvol.scan import Kind, Scan, Selection
-from usvol.training.members import member_state
-from usvol.weights import Weights
+from usvol.training.members import restore
 
 __all__ = ["TRAINING", "Config", "build"]
 
@@ -85,32 +83,19 @@ def build(config: Config, device: str) -> AorticValve:
     Raises:
         WeightsError: no such weights, or a wrong checksum.
     """
-    network, state, stored = network_of(config.weights)
+    restored = restore(TRAINING, "models3d", name=config.weights)
     networks = {
         name: compile_network(module, example, device=device, precision=config.precision, dynamic_dims=free)
-        for name, (module, example, free) in parts_of(network, repeats=config.repeats).items()
+        for name, (module, example, free) in parts_of(restored.network, repeats=config.repeats).items()
     }
     return AorticValve(
         networks=networks,
-        model=shape.from_tensors(state),
+        model=shape.from_tensors(restored.state),
         config=config,
-        statistics=quality.from_tensors(state),
-        train_patients=frozenset(json.loads(stored.metadata["train_patients"])[0]),
-        provenance={
-            "weights": stored.name,
-            "weights_sha256": stored.sha256,
-            "engine": networks["pose"].engine,
-        },
+        statistics=quality.from_tensors(restored.state),
+        train_patients=restored.train_patients,
+        provenance={**restored.provenance, "engine": networks["pose"].engine},
     )
-
-
-def network_of(name: str) -> tuple[MarginalSpace, dict[str, Tensor], Weights]:
-    """Load the networks of shipped weights or a file, all tensors kept with them, and their origin."""
-    stored = weights.find("models3d", name)
-    state = member_state(stored.state, 0)
-    network = new_network(Settings.model_validate_json(stored.metadata["settings"]))
-    network.load_state_dict({key: state[key] for key in network.state_dict()})
-    return network.eval(), state, stored
 
 
 def parts_of(network: MarginalSpace, *, repeats: int) -> dict[str, tuple[nn.Module, Tensor, tuple[int, ...]]]:

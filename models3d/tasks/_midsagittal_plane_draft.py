@@ -9,7 +9,6 @@ No weights are trained yet: rename this module to ``midsagittal_plane.py`` when 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from models3d.recipes._midsagittal_examples import View, pyramid
 from models3d.recipes._midsagittal_scores import PLANE
-from models3d.recipes.midsagittal_plane import SELECTION, STORED, TRAINING, Settings, new_network
+from models3d.recipes.midsagittal_plane import SELECTION, STORED, TRAINING
 from models3d.recipes.working_volume import CHANNELS, grey_levels, working
 from models3d.tasks._midsagittal_search import (
     Pose,
@@ -34,11 +33,11 @@ from models3d.tasks._midsagittal_search import (
     starting_turns,
 )
 from models3d.tasks._midsagittal_symmetry import searched, similarity
-from usvol import measurement, weights
+from usvol import measurement
 from usvol.result import Box, Finding, Flag, Measurement, Plane, Scores, Severity
 from usvol.runtime import Precision, compile_network
 from usvol.scan import Grid, Kind, Matrix3, Scan, Selection, Vec3
-from usvol.training.members import member_state
+from usvol.training.members import restore
 
 __all__ = ["TRAINING", "Config", "build"]
 
@@ -72,11 +71,8 @@ def build(config: Config, device: str) -> MidsagittalPlane:
     Raises:
         WeightsError: no such weights, or a wrong checksum.
     """
-    stored = weights.find("models3d", config.weights)
-    settings = Settings.model_validate_json(stored.metadata["settings"])
-    state = member_state(stored.state, 0)
-    network = new_network(settings)
-    network.load_state_dict({key: state[key] for key in network.state_dict()})
+    restored = restore(TRAINING, "models3d", name=config.weights)
+    network, settings = restored.network, restored.settings
     whole, cube = (
         torch.rand(1, CHANNELS, *[settings.view] * 3),
         torch.rand(2, CHANNELS, *[settings.patch] * 3),
@@ -91,10 +87,9 @@ def build(config: Config, device: str) -> MidsagittalPlane:
     return MidsagittalPlane(
         readers=readers,
         config=config,
-        train_patients=frozenset(json.loads(stored.metadata["train_patients"])[0]),
+        train_patients=restored.train_patients,
         provenance={
-            "weights": stored.name,
-            "weights_sha256": stored.sha256,
+            **restored.provenance,
             "method": config.method,
             "engine": readers.fine.engine,
         },

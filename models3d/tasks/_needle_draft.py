@@ -9,7 +9,6 @@ No weights are trained yet: rename this module to ``needle.py`` when they are, w
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -19,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from models3d.recipes.needle import SELECTION, TRAINING, Settings, new_network
+from models3d.recipes.needle import SELECTION, TRAINING
 from models3d.recipes.needle_path import (
     COARSE,
     WIDE,
@@ -34,12 +33,11 @@ from models3d.recipes.needle_path import (
 )
 from models3d.tasks._needle_motion import smoothed_tips
 from models3d.tasks._needle_tracing import TUBE, Trace, candidate, refined, trace, tube_lengths, tube_mask
-from usvol import measurement, weights
-from usvol.errors import ConfigError
+from usvol import measurement
 from usvol.result import Finding, Flag, Labels, Line, Measurement, Plane, Severity
 from usvol.runtime import Network, Precision, compile_network
 from usvol.scan import Frame, Kind, Scan, Selection, Vec3
-from usvol.training.members import member_state
+from usvol.training.members import restore
 
 __all__ = ["TRAINING", "Config", "build"]
 
@@ -79,15 +77,8 @@ def build(config: Config, device: str) -> Needle:
     Raises:
         WeightsError: no such weights, or a wrong checksum. ConfigError: no such member.
     """
-    stored = weights.find("models3d", config.weights)
-    count = int(stored.metadata["members"])
-    member = config.member or 0
-    if member >= count:
-        raise ConfigError(f"member: these weights have members 0 to {count - 1}, not {member}.")
-    settings = Settings.model_validate_json(stored.metadata["settings"])
-    state = member_state(stored.state, member)
-    network = new_network(settings)
-    network.load_state_dict({key: state[key] for key in network.state_dict()})
+    restored = restore(TRAINING, "models3d", name=config.weights, member=config.member or 0)
+    network = restored.network
     compiled = [
         compile_network(
             part, torch.rand(1, 2, *shape), device=device, precision=config.precision, dynamic_dims=()
@@ -98,12 +89,11 @@ def build(config: Config, device: str) -> Needle:
         coarse=compiled[0],
         fine=compiled[1],
         config=config,
-        members=count,
-        train_patients=frozenset(json.loads(stored.metadata["train_patients"])[member]),
+        members=restored.members,
+        train_patients=restored.train_patients,
         provenance={
-            "weights": stored.name,
-            "weights_sha256": stored.sha256,
-            "architecture": settings.architecture,
+            **restored.provenance,
+            "architecture": restored.settings.architecture,
             "engine": compiled[0].engine,
         },
     )

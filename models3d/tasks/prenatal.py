@@ -8,7 +8,6 @@ device.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -19,7 +18,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from models3d.recipes.prenatal import CLASSES, NAMES, SELECTION, TRAINING, Settings, new_network
+from models3d.recipes.prenatal import CLASSES, NAMES, SELECTION, TRAINING, Settings
 from models3d.recipes.working_volume import (
     CHANNELS,
     cropped,
@@ -31,15 +30,14 @@ from models3d.recipes.working_volume import (
     working,
 )
 from models3d.tasks._prenatal_anatomy import chances_of, surface_of, surface_of_mask, tidy
-from usvol import measurement, quality, weights
-from usvol.errors import ConfigError
+from usvol import measurement, quality
 from usvol.postprocessing import share_at_edge
 from usvol.quality import FeatureStatistics
 from usvol.result import Finding, Flag, Labels, Measurement, Severity, Surface
 from usvol.runtime import Network, Precision, compile_network
 from usvol.scan import Grid, Kind, Scan, Selection, Shape3
 from usvol.supervision import track
-from usvol.training.members import member_state
+from usvol.training.members import restore
 
 __all__ = ["TRAINING", "Config", "build"]
 
@@ -80,17 +78,10 @@ def build(config: Config, device: str) -> Prenatal:
     Raises:
         WeightsError: no such weights, or a wrong checksum. ConfigError: no such member.
     """
-    stored = weights.find("models3d", config.weights)
-    count = int(stored.metadata["members"])
-    member = config.member or 0
-    if member >= count:
-        raise ConfigError(f"member: these weights have members 0 to {count - 1}, not {member}.")
-    settings = Settings.model_validate_json(stored.metadata["settings"])
-    state = member_state(stored.state, member)
-    network = new_network(settings)
-    network.load_state_dict({key: state[key] for key in network.state_dict()})
+    restored = restore(TRAINING, "models3d", name=config.weights, member=config.member or 0)
+    settings: Settings = restored.settings
     compiled = compile_network(
-        network,
+        restored.network,
         torch.rand(1, CHANNELS, *[settings.size] * 3),
         device=device,
         precision=config.precision,
@@ -100,12 +91,11 @@ def build(config: Config, device: str) -> Prenatal:
         network=compiled,
         settings=settings,
         config=config,
-        statistics=quality.from_tensors(state),
-        members=count,
-        train_patients=frozenset(json.loads(stored.metadata["train_patients"])[member]),
+        statistics=quality.from_tensors(restored.state),
+        members=restored.members,
+        train_patients=restored.train_patients,
         provenance={
-            "weights": stored.name,
-            "weights_sha256": stored.sha256,
+            **restored.provenance,
             "architecture": settings.architecture,
             "engine": compiled.engine,
         },

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from usvol import weights
+from usvol.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from usvol.training.recipe import Recipe
 
 _SHARED = "shared."
 
@@ -38,3 +45,48 @@ def member_state(joined: Mapping[str, Tensor], index: int) -> dict[str, Tensor]:
         for name, value in joined.items()
         if name.startswith((_SHARED, own))
     }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Restored:
+    """One trained member, ready to build a task from.
+
+    Attributes:
+        network: of the recipe, in evaluation mode, on the CPU.
+        settings: it was trained with (the recipe's ``Settings``).
+        state: every tensor stored for it, such as the statistics beside the network's own.
+        members: in the ensemble.
+        train_patients: hashed, which ``usvol evaluate`` keeps from the test.
+        provenance: name and sha256 of the weights.
+    """
+
+    network: Any
+    settings: Any
+    state: dict[str, Tensor]
+    members: int
+    train_patients: frozenset[str]
+    provenance: dict[str, Any]
+
+
+def restore(recipe: Recipe, package: str, *, name: str, member: int = 0) -> Restored:
+    """Load one member of the weights ``name`` (shipped by ``package``, or a file of one's own).
+
+    Raises:
+        WeightsError: no such weights, or a wrong checksum. ConfigError: no such member.
+    """
+    stored = weights.find(package, name)
+    count = int(stored.metadata["members"])
+    if member >= count:
+        raise ConfigError(f"member: these weights have members 0 to {count - 1}, not {member}.")
+    settings = recipe.Settings.model_validate_json(stored.metadata["settings"])
+    state = member_state(stored.state, member)
+    network = recipe.network(settings)
+    network.load_state_dict({key: state[key] for key in network.state_dict()})
+    return Restored(
+        network=network.eval(),
+        settings=settings,
+        state=state,
+        members=count,
+        train_patients=frozenset(json.loads(stored.metadata["train_patients"])[member]),
+        provenance={"weights": stored.name, "weights_sha256": stored.sha256},
+    )

@@ -33,6 +33,7 @@ from video.recipes.echo_clips import (
     clock,
     drawn_window,
     event_times,
+    gate_tensors,
     prepare,
     prepare_labelled,
     read_labels,
@@ -282,6 +283,21 @@ def new_network(settings: Settings) -> PhaseLSTM:
     )
 
 
+@torch.no_grad()
+def describe(
+    network: nn.Module, seen: Sequence[Sample], *, held: Sequence[Sample], settings: Settings
+) -> dict[str, Tensor]:
+    """Return what the features of training clips look like, for the out-of-distribution gate."""
+    del settings
+    assert isinstance(network, PhaseLSTM)
+    return gate_tensors(lambda clip: judged_features(network.encoder(clip)[0]), seen, held=held)
+
+
+def judged_features(embedded: Tensor) -> Tensor:
+    """Return the part of the encoder's features ``t f`` that the gate judges: means over places, ``t f/16``."""
+    return embedded.unflatten(-1, (-1, 16)).mean(-1)
+
+
 TRAINING = Recipe(
     Settings=Settings,
     prepare=prepare,
@@ -297,5 +313,6 @@ TRAINING = Recipe(
     phantom_settings={"size": 128, "max_frames": 96},
     prepare_labelled=prepare_labelled,
     read_labels=read_labels,
+    describe=describe,
     phantoms_suffice=True,
 )

@@ -6,13 +6,14 @@ Training and task prepare a cine with the same ``framed``, so that they see the 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from usvol import quality
 from usvol.resampling import resize, sample_on
 from usvol.result import Labels
 from usvol.scan import Scan, Selection
@@ -31,6 +32,7 @@ _LABELLED = {
     "echonet_pediatric": echonet_pediatric.read_labels,
 }
 _OUTLINED = ("echonet_dynamic", "echonet_pediatric")
+_GATE_FRAMES, _GATE_CASES = 48, 200  # looked at for the out-of-distribution gate, at most
 
 
 def framed(scan: Scan) -> Scan:
@@ -149,3 +151,36 @@ def clock(sample: Mapping[str, Any]) -> Tensor:
     """Return the time of every frame (s), or its number where times are unknown."""
     times: Tensor = sample["times_s"]
     return times if bool(times.isfinite().all()) else torch.arange(len(times), dtype=torch.float32)
+
+
+def gate_tensors(
+    features_of: Callable[[Tensor], Tensor], seen: Sequence[Sample], *, held: Sequence[Sample]
+) -> dict[str, Tensor]:
+    """Return what clips seen in training look like to a network, for the out-of-distribution gate.
+
+    ``features_of`` maps a clip ``1 t 1 y x`` to the features ``t f`` of its frames. The limit is set on
+    ``held``, which the network was not trained on; without such cases there is no gate.
+    """
+    if len(seen) < 2 or not held:
+        return {}
+    rows = [
+        torch.stack([gate_features(features_of(_gate_clip(sample))) for sample in group])
+        for group in (seen[:: max(1, len(seen) // _GATE_CASES)], held)
+    ]
+    return quality.to_tensors(quality.fit(rows[0], rows[1]))
+
+
+def gate_features(features: Tensor) -> Tensor:
+    """Return what the gate judges of a clip: mean and deviation over time of its frames' features ``t f``."""
+    chosen = features.float()[gate_frames(len(features))]
+    return torch.cat([chosen.mean(0), chosen.std(0, correction=0)])
+
+
+def gate_frames(count: int) -> Tensor:
+    """Return the frames of a clip that the gate looks at, spread evenly."""
+    return torch.linspace(0, count - 1, min(count, _GATE_FRAMES)).round().long()
+
+
+def _gate_clip(sample: Sample) -> Tensor:
+    frames = sample["frames"]
+    return frames[gate_frames(len(frames))].float()[None, :, None]

@@ -30,6 +30,7 @@ from video.recipes.echo_clips import (
     VENTRICLE,
     drawn_window,
     event_times,
+    gate_tensors,
     prepare,
     prepare_labelled,
     read_labels,
@@ -39,15 +40,16 @@ from video.recipes.echo_clips import (
 
 MASKS = "left_ventricle"
 EF_NAMES = {
-    "fused": "ejection fraction",
-    "segmentation": "ejection fraction by segmentation",
-    "clip": "ejection fraction by CNN-LSTM",
-    "frames": "ejection fraction by CNN",
+    "fused": "ejection_fraction",
+    "segmentation": "ejection_fraction_segmentation",
+    "clip": "ejection_fraction_cnn_lstm",
+    "frames": "ejection_fraction_cnn",
 }
 """Measurements of the task, in %."""
 
 _REDUCED = 50.0  # EF below it counts as reduced in the AUC
 _EF_SCALE = 10.0
+_MOMENTS = 5  # last of the network's features: area, centre and spread of the mask
 
 
 class Settings(FitSettings):
@@ -241,6 +243,22 @@ def new_network(settings: Settings) -> VentricleNet:
     return VentricleNet(width=settings.width, hidden=settings.hidden, dropout=settings.dropout)
 
 
+@torch.no_grad()
+def describe(
+    network: nn.Module, seen: Sequence[Sample], *, held: Sequence[Sample], settings: Settings
+) -> dict[str, Tensor]:
+    """Return what the features of training clips look like, for the out-of-distribution gate."""
+    del settings
+    assert isinstance(network, VentricleNet)
+    return gate_tensors(lambda clip: judged_features(network.see(clip)[1][0]), seen, held=held)
+
+
+def judged_features(features: Tensor) -> Tensor:
+    """Return the part of a clip's features ``t f`` that the gate judges: means over places, and the mask's."""
+    placed, mask = features[:, :-_MOMENTS], features[:, -_MOMENTS:]
+    return torch.cat([placed.unflatten(-1, (-1, 4)).mean(-1), mask], -1)
+
+
 TRAINING = Recipe(
     Settings=Settings,
     prepare=prepare,
@@ -256,5 +274,6 @@ TRAINING = Recipe(
     phantom_settings={"size": 128, "max_frames": 96},
     prepare_labelled=prepare_labelled,
     read_labels=read_labels,
+    describe=describe,
     phantoms_suffice=True,
 )
