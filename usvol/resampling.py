@@ -139,12 +139,14 @@ def plane_axes(plane: Plane) -> Matrix3:
     return (tuple(rows[0]), tuple(rows[1]), tuple(rows[2]))
 
 
-def cross_section(plane: Plane, grid: Grid) -> np.ndarray:
+def cross_section(plane: Plane, grid: Grid, *, border: float = 0.5) -> np.ndarray:
     """Return the corners (n, 3) of a plane's section of a volume, in world coordinates and in order.
 
-    A convex polygon of 3 to 6 corners; none where the plane misses the volume.
+    A convex polygon of 3 to 6 corners; none where the plane misses the volume. ``border``: how far, in
+    samples, the volume reaches beyond the centres of its outermost samples.
     """
-    ends = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in grid.shape], indexing="ij")).reshape(3, 8).T
+    limits = [(-border, n - 1 + border) for n in grid.shape]
+    ends = np.array(np.meshgrid(*limits, indexing="ij")).reshape(3, 8).T
     world = grid.to_world(ends)
     axes = np.asarray(plane_axes(plane))
     height = (world - np.asarray(plane.point)) @ axes[:, 0]

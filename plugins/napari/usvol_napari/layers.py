@@ -32,6 +32,7 @@ from usvol_napari.placement import (
 LayerTuple = tuple[Any, dict[str, Any], str]
 
 _WHITE, _LINE, _TIP = "white", "#56b4e9", "#d55e00"
+_BORDER = 0.0  # planes end at the outermost samples: beyond them they would shift napari's slider steps
 _BOX_EDGES = ((0, 1, 3, 2, 0), (4, 5, 7, 6, 4), (0, 4), (1, 5), (2, 6), (3, 7))
 
 
@@ -280,7 +281,7 @@ def _(finding: Box, scene: _Scene) -> Iterator[LayerTuple]:
 @_layers.register
 def _(finding: Plane, scene: _Scene) -> Iterator[LayerTuple]:
     placement, scan = scene.placement, scene.scan
-    corners = cross_section(finding, placement.grid)
+    corners = cross_section(finding, placement.grid, border=_BORDER)
     if placement.grid.is_planar or not len(corners):
         return
     points, drawn = to_viewer(corners, placement), _drawn(placement)
@@ -300,7 +301,7 @@ def reslice_options(plane: Plane, scan: Scan, *, frame: int = 0) -> dict[str, An
     samples = np.clip((np.asarray(cut.data[0, :, 0], np.float32) - low) / (high - low), 0, 1)
     texture = np.moveaxis(samples if len(samples) == 3 else np.repeat(samples[:1], 3, 0), 0, -1)
     # On the grid as shown, so that the corners come in the order of the surface's.
-    places = cut.grid.to_index(cross_section(plane, oriented_grid(scan.grid)))[:, 1:]
+    places = cut.grid.to_index(cross_section(plane, oriented_grid(scan.grid), border=_BORDER))[:, 1:]
     rows, columns = ((places + 0.5) / cut.grid.shape[1:]).T
     return {"texture": texture, "texcoords": np.stack([columns, rows], 1)}
 
