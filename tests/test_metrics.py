@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from usvol import metrics
 from usvol.errors import UncalibratedError
-from usvol.metrics import Estimate, UndefinedMetricError, bootstrap_ci
+from usvol.metrics import Estimate, UndefinedMetricError, bootstrap_ci, column_ci
 from usvol.scan import Grid
 
 PREDICTED = [0, 1, 2, 2, 3, 1, 0, 3]
@@ -219,6 +219,25 @@ def test_bootstrap_drops_few_undefined_draws_and_refuses_many():
 def test_bootstrap_refuses(rows, groups, message):
     with pytest.raises(ValueError, match=message):
         bootstrap_ci(metrics.mae, rows, groups=groups, n=10)
+
+
+def test_a_column_has_the_interval_of_the_bootstrap():
+    values, patients = np.linspace(0, 1, 12) ** 2, list("aabbccddeeff")
+    column = list(zip(values.tolist(), patients, strict=True))
+    assert column_ci("error_mm", column) == {"error_mm": bootstrap_ci(np.mean, (values,), groups=patients)}
+    median = column_ci("median_mm", column, statistic=np.median)
+    assert median == {"median_mm": bootstrap_ci(np.median, (values,), groups=patients)}
+
+
+def test_a_column_without_an_interval_is_left_out():
+    def undefined(values: np.ndarray) -> float:
+        raise UndefinedMetricError(f"of {values.size} cases")
+
+    assert column_ci("error_mm", []) == {}
+    assert column_ci("error_mm", [(1.0, "a"), (2.0, "a")]) == {}
+    assert column_ci("error_mm", [(1.0, "a"), (2.0, "b")], statistic=undefined) == {}
+    with pytest.raises(ValueError, match="NaN"):
+        column_ci("error_mm", [(math.nan, "a"), (2.0, "b")])
 
 
 def test_agreement_of_continuous_values_worked_by_hand():

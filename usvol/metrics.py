@@ -82,6 +82,41 @@ def bootstrap_ci(
     return Estimate(value, float(low), float(high))
 
 
+def column_ci(
+    name: str,
+    column: Sequence[tuple[float, Hashable]],
+    *,
+    statistic: Callable[..., float] = np.mean,
+) -> dict[str, Estimate]:
+    """Return ``{name: estimate}``, by default of the mean, for one column of a table of cases.
+
+    Nothing is returned, rather than a number without an interval, for fewer than two patients and where the
+    statistic is undefined. The draws are those of ``bootstrap_ci`` for seed 0.
+
+    Args:
+        name: of the measure, with its unit.
+        column: value and patient of each case that has the value.
+        statistic: function of the array of values.
+
+    Raises:
+        ValueError: NaN or infinite values.
+
+    Example:
+        >>> column_ci("error_mm", [(1.0, "a"), (1.0, "b")])
+        {'error_mm': Estimate(value=1.0, low=1.0, high=1.0)}
+        >>> column_ci("error_mm", [(1.0, "a"), (3.0, "a")])
+        {}
+    """
+    groups = [group for _, group in column]
+    if len(set(groups)) < 2:
+        return {}
+    values = np.asarray([value for value, _ in column], float)
+    try:
+        return {name: bootstrap_ci(statistic, (values,), groups=groups)}
+    except UndefinedMetricError:
+        return {}
+
+
 def dice(prediction: ArrayLike, reference: ArrayLike) -> float:
     """Return the Dice overlap (0-1) of two masks of any equal shape; 1 when both are empty."""
     predicted, true = _masks(prediction, reference)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from usvol.metrics import Estimate, bootstrap_ci
+from usvol.metrics import Estimate, column_ci
 from usvol.result import Plane, Result
 from usvol.training.cases import Case
 from usvol.training.recipe import Row
@@ -82,13 +82,13 @@ def score(rows: Sequence[Row], groups: Sequence[str]) -> Mapping[str, Estimate]:
         ("under_20deg", "angle_deg", 20.0),
         ("facing_right", "turn_deg", 30.0),
     ):
-        estimates |= _mean(name, [(float(r.get(key, far) < limit), g) for r, g in heads])
+        estimates |= column_ci(name, [(float(r.get(key, far) < limit), g) for r, g in heads])
     for key in ("distance_mm", "offset_mm", "centre_mm", "angle_deg", "turn_deg"):
-        estimates |= _mean(key, [(r[key], g) for r, g in found])
+        estimates |= column_ci(key, [(r[key], g) for r, g in found])
     for key in ("bpd_error_mm", "ofd_error_mm"):
-        estimates |= _mean(f"{key}_absolute", [(abs(r[key]), g) for r, g in found if key in r])
-    estimates |= _mean("missed", [(float(not r["detected"]), g) for r, g in heads])
-    estimates |= _mean("no_head_recall", [(float(not r["detected"]), g) for r, g in empty])
+        estimates |= column_ci(f"{key}_absolute", [(abs(r[key]), g) for r, g in found if key in r])
+    estimates |= column_ci("missed", [(float(not r["detected"]), g) for r, g in heads])
+    estimates |= column_ci("no_head_recall", [(float(not r["detected"]), g) for r, g in empty])
     return estimates
 
 
@@ -97,10 +97,3 @@ def _disc() -> np.ndarray:
     k = np.arange(400) + 0.5
     radius, turn = np.sqrt(k / 400), np.pi * (1 + 5**0.5) * k
     return np.stack([radius * np.cos(turn), radius * np.sin(turn)], 1)
-
-
-def _mean(name: str, values: Sequence[tuple[float, str]]) -> dict[str, Estimate]:
-    if len({group for _, group in values}) < 2:
-        return {}
-    numbers = np.asarray([value for value, _ in values], float)
-    return {name: bootstrap_ci(np.mean, (numbers,), groups=[group for _, group in values])}

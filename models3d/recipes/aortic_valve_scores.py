@@ -8,7 +8,8 @@ the failure rate.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from models3d.data.pairs import read_labels
 from models3d.recipes.aortic_valve_patches import Poses, corner_distance
 from models3d.tasks._aortic_mesh import mesh_distance_mm
 from usvol import metrics
-from usvol.metrics import Estimate, UndefinedMetricError, bootstrap_ci
+from usvol.metrics import Estimate, column_ci
 from usvol.result import Box, Labels, Measurement, Result, Surface
 from usvol.training.cases import Case
 from usvol.training.recipe import Row
@@ -71,16 +72,16 @@ def score(rows: Sequence[Row], groups: Sequence[str]) -> Mapping[str, Estimate]:
     whole = [(r, g) for r, g in zip(rows, groups, strict=True) if r.get("visible", _WHOLE) == _WHOLE]
     for key in ("position_mm", "corner_mm", "axis_deg", "mesh_mm", "dice_root", "dice_cusps"):
         some = [(r[key], g) for r, g in whole if key in r]
-        estimates |= _estimate(key, np.mean, some)
+        estimates |= column_ci(key, some)
         if key.endswith("_mm"):
-            estimates |= _estimate(f"{key.removesuffix('_mm')}_median_mm", np.median, some)
+            estimates |= column_ci(f"{key.removesuffix('_mm')}_median_mm", some, statistic=np.median)
     failed = [(float(r.get("position_mm", np.inf) > FAILED_MM), g) for r, g in whole if "visible" in r]
-    estimates |= _estimate("failure_rate", np.mean, failed)
+    estimates |= column_ci("failure_rate", failed)
     for name in MEASURED:
         errors = [(r[f"{name}_error_mm"], g) for r, g in whole if f"{name}_error_mm" in r]
-        estimates |= _estimate(f"{name}_bias_mm", np.mean, errors)
-        estimates |= _estimate(f"{name}_loa_low_mm", lambda e: _limit(e, -1), errors)
-        estimates |= _estimate(f"{name}_loa_high_mm", lambda e: _limit(e, 1), errors)
+        estimates |= column_ci(f"{name}_bias_mm", errors)
+        for limit, side in (("low", -1), ("high", 1)):
+            estimates |= column_ci(f"{name}_loa_{limit}_mm", errors, statistic=partial(_limit, side=side))
     return estimates | _presence(rows, groups)
 
 
@@ -97,29 +98,15 @@ def _presence(rows: Sequence[Row], groups: Sequence[str]) -> dict[str, Estimate]
         for r, g in zip(rows, groups, strict=True)
         if r.get("visible") == "partial"
     ]
-    found = _estimate("cut_recall", np.mean, cut)
+    found = column_ci("cut_recall", cut)
     if not absent:
         return found
-    found |= _estimate("no_valve_recall", np.mean, absent)
-    return found | _estimate("no_valve_precision", np.mean, said)
+    found |= column_ci("no_valve_recall", absent)
+    return found | column_ci("no_valve_precision", said)
 
 
-def _estimate(
-    name: str, statistic: Callable[..., Any], some: Sequence[tuple[float, str]]
-) -> dict[str, Estimate]:
-    if len({group for _, group in some}) < 2:
-        return {}
-    try:
-        values = np.array([value for value, _ in some])
-        return {name: bootstrap_ci(statistic, (values,), groups=[group for _, group in some])}
-    except UndefinedMetricError:
-        return {}
-
-
-def _limit(errors: np.ndarray, side: int) -> float:
-    if len(errors) < 2:
-        raise UndefinedMetricError("limits of agreement need two cases")
-    return float(np.mean(errors) + side * 1.96 * np.std(errors, ddof=1))
+def _limit(errors: np.ndarray, *, side: int) -> float:
+    return metrics.agreement_limit(errors, np.zeros_like(errors), side=side)
 
 
 def _overlaps(result: Result, reference: Labels) -> Row:

@@ -35,7 +35,7 @@ from models3d.recipes.needle_path import (
     tube_points,
 )
 from usvol import metrics
-from usvol.metrics import Estimate, bootstrap_ci
+from usvol.metrics import Estimate, column_ci
 from usvol.resampling import sample_on
 from usvol.result import Labels, Line, Result
 from usvol.scan import Scan, Selection
@@ -306,23 +306,17 @@ def score(rows: Sequence[Row], groups: Sequence[str]) -> Mapping[str, Estimate]:
     ``tip_mm`` (mean) and ``tip_mm_p95``, ``axis_deg``: over needles that were found; the tip only where it is
     in the field of view. ``false_alarm``: of volumes without a needle; ``missed``: of those with one.
     """
-    estimates: dict[str, Estimate] = {}
-
-    def add(name: str, key: str, statistic: Any = np.mean) -> None:
-        pairs = [(float(r[key]), g) for r, g in zip(rows, groups, strict=True) if r.get(key) is not None]
-        if len({g for _, g in pairs}) >= 2:
-            values, owners = zip(*pairs, strict=True)
-            estimates[name] = bootstrap_ci(statistic, (np.asarray(values),), groups=owners)
-
-    add("f1", "f1")
-    add("tip_mm", "tip_mm")
-    add("tip_mm_p95", "tip_mm", lambda values: float(np.percentile(values, 95)))
-    add("axis_deg", "axis_deg")
+    cases = list(zip(rows, groups, strict=True))
+    f1, tip_mm, axis_deg = (
+        [(float(r[key]), g) for r, g in cases if r.get(key) is not None]
+        for key in ("f1", "tip_mm", "axis_deg")
+    )
+    estimates = column_ci("f1", f1) | column_ci("tip_mm", tip_mm)
+    estimates |= column_ci("tip_mm_p95", tip_mm, statistic=lambda values: float(np.percentile(values, 95)))
+    estimates |= column_ci("axis_deg", axis_deg)
     for name, present in (("false_alarm", False), ("missed", True)):
-        chosen = [(r, g) for r, g in zip(rows, groups, strict=True) if r["present"] is present]
-        if len({g for _, g in chosen}) >= 2:
-            wrong = np.array([float(r["found"] is not present) for r, _ in chosen])
-            estimates[name] = bootstrap_ci(np.mean, (wrong,), groups=[g for _, g in chosen])
+        wrong = [(float(r["found"] is not present), g) for r, g in cases if r["present"] is present]
+        estimates |= column_ci(name, wrong)
     return estimates
 
 

@@ -23,7 +23,7 @@ from models3d.nets.deepmedic import MARGIN, DeepMedic
 from models3d.nets.fcn_rnn import FCN, ORDERS, BrickReader, Norm, Segmenter, cut, halve, joined, lapped
 from models3d.recipes.working_volume import CHANNELS, grey_levels, network_input, working
 from usvol import metrics, quality
-from usvol.metrics import Estimate, bootstrap_ci
+from usvol.metrics import Estimate, column_ci
 from usvol.resampling import sample_on
 from usvol.result import Labels, Result
 from usvol.scan import Scan, Selection
@@ -41,6 +41,7 @@ _NOWHERE = 255  # label of voxels outside the sector
 _AUXILIARY = (0.4, 0.2)  # weight of the losses at 1/4 and 1/8 resolution
 _SCOPES = 0.3  # weight of the recurrent stage's losses on bricks, planes of bricks and single orders
 _NO_SECTOR = 0.15  # share of training volumes whose sector is not told to the network
+_FALSE_ALARMS = 0.05  # share of volumes like those of training that the out-of-distribution gate flags
 
 
 class Settings(FitSettings):
@@ -255,7 +256,7 @@ def describe(
         torch.cat([_features(network, sample, settings=settings) for sample in group])
         for group in (few, held)
     ]
-    return quality.to_tensors(quality.fit(rows[0], rows[1]))
+    return quality.to_tensors(quality.fit(rows[0], rows[1], false_alarm_rate=_FALSE_ALARMS))
 
 
 def _features(network: nn.Module, sample: Sample, *, settings: Settings) -> Tensor:
@@ -292,20 +293,13 @@ def score(rows: Sequence[Row], groups: Sequence[str]) -> Mapping[str, Estimate]:
     estimates: dict[str, Estimate] = {}
     for name in SHORT.values():
         labelled = [(r, g) for r, g in zip(rows, groups, strict=True) if f"dice_{name}" in r]
-        columns = {key: [r[f"{key}_{name}"] for r, _ in labelled] for key in ("dice", "hd95_mm", "asd_mm")}
-        for key, values in columns.items():
-            estimates |= _mean(f"{key}_{name}", values, [g for _, g in labelled])
+        for key in (f"dice_{name}", f"hd95_mm_{name}", f"asd_mm_{name}"):
+            estimates |= column_ci(key, [(r[key], g) for r, g in labelled])
         present = [(r, g) for r, g in labelled if r[f"true_ml_{name}"] > 0]
-        errors = [100 * (r[f"volume_ml_{name}"] / r[f"true_ml_{name}"] - 1) for r, _ in present]
-        estimates |= _mean(f"volume_error_percent_{name}", np.abs(errors), [g for _, g in present])
-        estimates |= _mean(f"volume_bias_percent_{name}", errors, [g for _, g in present])
+        errors = [(100 * (r[f"volume_ml_{name}"] / r[f"true_ml_{name}"] - 1), g) for r, g in present]
+        estimates |= column_ci(f"volume_error_percent_{name}", [(abs(e), g) for e, g in errors])
+        estimates |= column_ci(f"volume_bias_percent_{name}", errors)
     return estimates
-
-
-def _mean(name: str, values: Sequence[float] | np.ndarray, groups: Sequence[str]) -> dict[str, Estimate]:
-    if len(set(groups)) < 2:
-        return {}
-    return {name: bootstrap_ci(np.mean, (np.asarray(values, float),), groups=groups)}
 
 
 TRAINING = Recipe(

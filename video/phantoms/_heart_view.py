@@ -20,7 +20,7 @@ Array = NDArray[np.float64]
 
 def posed(rng: np.random.Generator, *, times_s: Array, ejected: Array, view: Literal["A4C", "A2C"]) -> Pose:
     """Draw where the heart is: breathing, the probe's drift and jerks, and the heart's own swing."""
-    breath = np.sin(2 * np.pi * (times_s / rng.uniform(2.5, 6) + rng.random()))
+    breath = _breathing(rng, times_s)
     drift = _wander(rng, times_s, period_s=2.0)
     held = rng.random() < 0.5  # the patient holds the breath
     depth_mm = rng.uniform(0, 0.5 if held else 4)
@@ -40,6 +40,11 @@ def posed(rng: np.random.Generator, *, times_s: Array, ejected: Array, view: Lit
         + rng.uniform(0, 1) * breath
     )
     return Pose(x, y, tilt, mirrored=bool(rng.random() < 0.1))
+
+
+def _breathing(rng: np.random.Generator, times_s: Array) -> Array:
+    """Draw the breath (t,), -1 to 1, with a period of 2.5-6 s."""
+    return np.sin(2 * np.pi * (times_s / rng.uniform(2.5, 6) + rng.random()))
 
 
 def _wander(rng: np.random.Generator, times_s: Array, *, period_s: float) -> Array:
@@ -83,9 +88,8 @@ def valves_of(
     turn = np.radians(rng.uniform(62, 88))
     valves = [_valve(-septal, lateral, annulus, opening=opening, lengths=lengths, turn=turn)]
     if plan.right is not None:
-        row = int(np.clip(annulus.max() / motion.reach_mm * (NODES - 1), 0, NODES - 1))
-        first = -drawing.outer_mm[0][row] - 0 * annulus
-        second = first - drawing.right_mm[row]
+        first = -drawing.outer_mm[0][node] - 0 * annulus
+        second = first - drawing.right_mm[node]
         valves.append(
             _valve(
                 second, first, annulus - plan.right.offset_mm, opening=opening, lengths=(0.5, 0.5), turn=turn
@@ -130,7 +134,7 @@ def shaded(
     shadow = np.broadcast_to(loss_db[:, None], (probe.lines, len(times_s))).copy()
     if rng.random() < 0.25 + 0.4 * poor:
         side = 1.0 if rng.random() < 0.7 else -1.0
-        breath = rng.uniform(0, 0.08) * np.sin(2 * np.pi * (times_s / rng.uniform(2.5, 6) + rng.random()))
+        breath = rng.uniform(0, 0.08) * _breathing(rng, times_s)
         edge = rng.uniform(0.55, 0.95) + breath
         strength = rng.uniform(6, 30) * (0.3 + 0.7 * poor)
         shadow += strength / (1 + np.exp(-(side * lines[:, None] - edge) / 0.07))

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from napari.qt.threading import create_worker
-from qtpy.QtCore import QObject, Signal
+from qtpy.QtCore import QObject
 
 from usvol.errors import CancelledError, UsvolError
 from usvol.supervision import Progress, supervised
+from usvol_napari.widgets.signals import Signal
 
 
 @dataclass(frozen=True, slots=True)

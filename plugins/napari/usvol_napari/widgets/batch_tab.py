@@ -6,21 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from napari.layers import Layer
-from qtpy.QtCore import Qt, Signal
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
-    QAbstractItemView,
     QCheckBox,
     QComboBox,
     QFileDialog,
     QFormLayout,
     QHBoxLayout,
-    QHeaderView,
     QLabel,
     QLineEdit,
     QMessageBox,
     QProgressBar,
     QPushButton,
-    QTableWidget,
     QTableWidgetItem,
     QVBoxLayout,
     QWidget,
@@ -33,6 +30,8 @@ from usvol.errors import UsvolError
 from usvol_napari.reader import open_layers
 from usvol_napari.widgets.background import Job
 from usvol_napari.widgets.messages import show_error
+from usvol_napari.widgets.signals import Signal
+from usvol_napari.widgets.tables import read_only_table, value_text
 
 _TITLES = ("File", "Status", "Result")
 _WORKERS = 2
@@ -118,15 +117,8 @@ class BatchTab(QWidget):
         self.bar, self.status = QProgressBar(), QLabel()
         self.status.setWordWrap(True)
         self.status.setTextFormat(Qt.TextFormat.PlainText)
-        self.table = QTableWidget(0, len(_TITLES))
-        self.table.setHorizontalHeaderLabels(_TITLES)
-        self.table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
-        self.table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        self.table = read_only_table(_TITLES)
         self.table.setToolTip("Double click opens scan and findings")
-        self.table.verticalHeader().hide()
-        header = self.table.horizontalHeader()
-        header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
-        header.setSectionResizeMode(2, QHeaderView.ResizeMode.Stretch)
         self.table.cellDoubleClicked.connect(lambda row, _column: self.open_row(row))
         layout = QVBoxLayout(self)
         layout.addLayout(form)
@@ -168,11 +160,7 @@ def _said(outcome: Outcome) -> str:
     measured = outcome.row.get("measurements", {})
     bounds = (" low", " high")
     shown = [(name, value) for name, value in measured.items() if not name.endswith(bounds)]
-    return ", ".join(f"{name.replace('_', ' ')} {_number(value)}" for name, value in shown)
-
-
-def _number(value: Any) -> str:
-    return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+    return ", ".join(f"{name.replace('_', ' ')} {value_text(value)}" for name, value in shown)
 
 
 def _with_browser(line: QLineEdit, title: str) -> QWidget:

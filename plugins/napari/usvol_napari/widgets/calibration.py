@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import numpy as np
 from napari.layers import Layer, Points
-from qtpy.QtCore import Qt, Signal
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QDialog,
     QDoubleSpinBox,
@@ -25,6 +26,7 @@ from usvol_napari.layers import Key
 from usvol_napari.placement import even_step_s, oriented_grid, space_scale, space_translate
 from usvol_napari.widgets.messages import show_error
 from usvol_napari.widgets.shown import STATED, ShownScan, chosen_layer, header_of, shown_scan
+from usvol_napari.widgets.signals import Signal
 
 _RULER = "ruler: click its two ends"
 
@@ -96,12 +98,12 @@ class CalibrationDialog(QDialog):
             return
         self._drop_ruler()
         placement = found[1].placement
-        self.ruler = self.viewer.add_points(
+        self.ruler = ruler = self.viewer.add_points(
             ndim=len(placement.space_axes), name=_RULER, face_color="#f0e442", border_color="white",
             size=8 * min(space_scale(placement)), symbol="cross",
         )  # fmt: skip
-        self.ruler.units = placement.space_units
-        self.ruler.mode = "add"
+        ruler.units = placement.space_units
+        ruler.mode = "add"
 
     def use_ruler(self) -> None:
         """State the spacing that two clicks and the ruler's length give."""
@@ -182,7 +184,7 @@ def state(layer: Layer, facts: Stated) -> None:
     notes |= {Key.SOURCE: source, Key.PLACEMENT: placement}
     time = placement.has_time
     layer.metadata = notes
-    layer.scale = (*((placement.time_step,) if time else ()), *space_scale(placement))
+    layer.scale = np.array((*((placement.time_step,) if time else ()), *space_scale(placement)))
     layer.translate = (*((0.0,) if time else ()), *space_translate(placement))
     layer.units = placement.units
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from napari.layers import Labels as LabelsLayer
 from napari.layers import Layer, Points
-from qtpy.QtCore import QTimer
 from qtpy.QtGui import QColor, QIcon, QPixmap
 from qtpy.QtWidgets import (
     QComboBox,
@@ -28,6 +27,7 @@ from usvol_napari.layers import Key, colour_of, finding_layers
 from usvol_napari.widgets.plane_sliders import PlaneSliders
 from usvol_napari.widgets.run_task import show_analysis
 from usvol_napari.widgets.session import Analysis, session_of
+from usvol_napari.widgets.timers import single_shot
 
 _REDRAW_MS = 40  # between two reslices while a slider moves
 _COMPARE_MS = 100  # of pause in painting before samples are compared
@@ -43,11 +43,9 @@ class Correction(QWidget):
         self._prints: dict[Layer, int] = {}
         self._links: list[tuple[Any, Callable]] = []
         self._drawing = False
-        self._redraw = QTimer(self, singleShot=True, interval=_REDRAW_MS)
-        self._redraw.timeout.connect(self._draw_plane)
+        self._redraw = single_shot(self._draw_plane, self, after_ms=_REDRAW_MS)
         self._suspects: set[LabelsLayer] = set()
-        self._compare = QTimer(self, singleShot=True, interval=_COMPARE_MS)
-        self._compare.timeout.connect(self._correct_maps)
+        self._compare = single_shot(self._correct_maps, self, after_ms=_COMPARE_MS)
         self._build()
         self.session.analysed.connect(self._take)
         self.session.measured.connect(self._show_followers)
@@ -88,8 +86,8 @@ class Correction(QWidget):
         """Listen to the layers of a new analysis."""
         self._unlink()
         findings = analysis.result.findings if analysis else ()
-        for layer in self.viewer.layers if analysis else ():
-            if layer.metadata.get(Key.RESULT) is analysis.result:
+        for layer in self.viewer.layers:
+            if analysis and layer.metadata.get(Key.RESULT) is analysis.result:
                 self._listen(layer, findings)
         self._offer_labels([f for f in findings if isinstance(f, Labels)])
         self.needle_box.setVisible(any(isinstance(f, Line) for f in findings))
@@ -242,8 +240,9 @@ class Correction(QWidget):
         assert isinstance(grid, QGridLayout)
         while grid.count():
             item = grid.takeAt(0)
-            if item.widget():
-                item.widget().deleteLater()
+            old = item.widget() if item else None
+            if old is not None:
+                old.deleteLater()
         choices = [(f, value, name) for f in maps for value, name in sorted(f.names.items())]
         choices += [(f, 0, "erase") for f in maps[:1]]
         for number, (finding, value, name) in enumerate(choices):
@@ -277,7 +276,7 @@ def _unlink(links: list[tuple[Any, Callable]]) -> None:
 
 
 def _print(layer: LabelsLayer) -> int:
-    return zlib.crc32(np.ascontiguousarray(layer.data))
+    return zlib.crc32(np.ascontiguousarray(layer.data).data)
 
 
 def _redraw(layer: Layer, data: Any, options: dict[str, Any]) -> None:

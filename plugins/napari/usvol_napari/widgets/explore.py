@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from napari.layers import Layer
 from napari.utils.colormaps import DirectLabelColormap
-from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QCheckBox, QGroupBox, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
 from usvol.canonical import find_sector
@@ -28,6 +27,7 @@ from usvol_napari.widgets.plane_sliders import PlaneSliders
 from usvol_napari.widgets.session import session_of
 from usvol_napari.widgets.shown import ShownScan, chosen_layer, shown_scan
 from usvol_napari.widgets.slice_view import SliceView
+from usvol_napari.widgets.timers import single_shot
 
 _PLANE, _SECTOR = "oblique plane", "outside the sector"
 _REDRAW_MS = 40
@@ -48,8 +48,7 @@ class Explore(QWidget):
         self._take: Callable[[Any], None] | None = None
         self.job.done.connect(self._receive)
         self.job.failed.connect(self._complain)
-        self._timer = QTimer(self, singleShot=True, interval=_REDRAW_MS)
-        self._timer.timeout.connect(self._draw_plane)
+        self._timer = single_shot(self._draw_plane, self, after_ms=_REDRAW_MS)
         self._build()
         listen(self, self._look, to=(viewer.layers.selection.events.active, viewer.layers.events.inserted))
         listen(self, self._forget, to=(viewer.layers.events.removed,))

@@ -10,19 +10,17 @@ from pathlib import Path
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QGuiApplication, QKeySequence
 from qtpy.QtWidgets import (
-    QAbstractItemView,
     QFileDialog,
     QHBoxLayout,
-    QHeaderView,
     QPushButton,
     QShortcut,
-    QTableWidget,
     QTableWidgetItem,
     QVBoxLayout,
     QWidget,
 )
 
 from usvol.result import Measurement
+from usvol_napari.widgets.tables import read_only_table, value_text
 
 _COLUMNS = ("name", "value", "unit", "low", "high", "note")
 _TITLES = ("Measurement", "Value", "Unit", "Range", "Note")
@@ -34,17 +32,9 @@ class MeasurementTable(QWidget):
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.measurements: tuple[Measurement, ...] = ()
-        self.table = QTableWidget(0, len(_TITLES))
-        self.table.setHorizontalHeaderLabels(_TITLES)
-        self.table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
-        self.table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        self.table = read_only_table(_TITLES)
         self.table.setAlternatingRowColors(True)
         self.table.setWordWrap(True)
-        self.table.verticalHeader().hide()
-        header = self.table.horizontalHeader()
-        header.setDefaultAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter)
-        header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
-        header.setSectionResizeMode(len(_TITLES) - 1, QHeaderView.ResizeMode.Stretch)
         self.copy_button, self.export_button = QPushButton("Copy"), QPushButton("Export CSV…")
         self.copy_button.setToolTip("Copy all rows, tab-separated, for a spreadsheet (Ctrl+C)")
         self.copy_button.clicked.connect(self.copy)
@@ -65,7 +55,13 @@ class MeasurementTable(QWidget):
         self.measurements = tuple(measurements)
         self.table.setRowCount(len(self.measurements))
         for row, one in enumerate(self.measurements):
-            texts = (one.name.replace("_", " "), _shown(one.value), _unit(one), _range(one), one.note or "")
+            texts = (
+                one.name.replace("_", " "),
+                value_text(one.value),
+                _unit(one),
+                _range(one),
+                one.note or "",
+            )
             for column, text in enumerate(texts):
                 item = QTableWidgetItem(text)
                 if column in (1, 3):
@@ -78,7 +74,9 @@ class MeasurementTable(QWidget):
 
     def copy(self) -> None:
         """Copy the table to the clipboard, tab-separated, with a header and every digit."""
-        QGuiApplication.clipboard().setText(delimited(self.measurements, delimiter="\t"))
+        clipboard = QGuiApplication.clipboard()
+        assert clipboard is not None
+        clipboard.setText(delimited(self.measurements, delimiter="\t"))
 
     def export(self, path: Path) -> None:
         """Write the table as CSV."""
@@ -99,10 +97,6 @@ def delimited(measurements: Iterable[Measurement], *, delimiter: str) -> str:
         values = (getattr(one, column) for column in _COLUMNS)
         table.writerow(["" if value is None else value for value in values])
     return stream.getvalue()
-
-
-def _shown(value: float | int | str | None) -> str:
-    return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _unit(one: Measurement) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from napari.layers import Image, Labels
-from qtpy.QtCore import QTimer
+from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QGridLayout, QWidget
 
 from usvol_napari.layers import colour_of
@@ -14,6 +14,7 @@ from usvol_napari.placement import Placement
 from usvol_napari.widgets.listening import listen
 from usvol_napari.widgets.shown import chosen_layer, shown_scan
 from usvol_napari.widgets.slice_view import SliceView
+from usvol_napari.widgets.timers import single_shot
 
 # Displayed row axis, column axis and the axis cut across, among z y x; in a probe's frame y is depth.
 _VIEWS = {"depth × lateral (z slice)": (1, 2, 0), "depth × elevation (x slice)": (1, 0, 2),
@@ -35,8 +36,7 @@ class OrthogonalViews(QWidget):
         for number, (name, view) in enumerate(self.views.items()):
             layout.addWidget(view, number // 2, number % 2)
             view.picked.connect(lambda row, column, axes=_VIEWS[name]: self._go(axes, row, column))
-        self._timer = QTimer(self, singleShot=True, interval=_REDRAW_MS)
-        self._timer.timeout.connect(self.draw)
+        self._timer = single_shot(self.draw, self, after_ms=_REDRAW_MS)
         listen(self, self._later, to=(viewer.dims.events.point, viewer.layers.events))
 
     def draw(self) -> None:
@@ -59,9 +59,9 @@ class OrthogonalViews(QWidget):
                 colours=(_COLOURS[row], _COLOURS[column]),
             )
 
-    def showEvent(self, event: Any) -> None:  # noqa: N802 (Qt's name)
+    def showEvent(self, a0: QShowEvent | None) -> None:  # noqa: N802 (Qt's name)
         """Draw when the tab opens."""
-        super().showEvent(event)
+        super().showEvent(a0)
         self._later()
 
     def _later(self, _event: Any = None) -> None:
@@ -81,7 +81,7 @@ class OrthogonalViews(QWidget):
 
     def _pixels(self, layer: Image, index: np.ndarray, across: int) -> np.ndarray:
         """Return one slice as RGB, label maps over it, its axes in the order z y x."""
-        low, high = layer.contrast_limits
+        low, high = np.asarray(layer.contrast_limits, float).tolist()
         samples = np.asarray(layer.data[_cut(index, across)], np.float32)
         if layer.rgb:
             pixels = samples * (255.0 / max(high, 1e-12))

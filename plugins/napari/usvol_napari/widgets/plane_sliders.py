@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from qtpy.QtCore import Qt, Signal
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFormLayout, QHBoxLayout, QLabel, QPushButton, QSlider, QWidget
 
 from usvol.planes import nudged
 from usvol.result import Plane
+from usvol_napari.widgets.signals import Signal
 
 _FINE = 10  # slider steps per degree, and per mm (or sample)
 

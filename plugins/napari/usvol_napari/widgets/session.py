@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtCore import QObject
 
 from usvol import pipeline
 from usvol.result import Finding, Result
@@ -17,6 +17,8 @@ from usvol.task import Task
 from usvol_napari.widgets.background import Job
 from usvol_napari.widgets.built_tasks import built_task
 from usvol_napari.widgets.shown import ShownScan
+from usvol_napari.widgets.signals import Signal
+from usvol_napari.widgets.timers import single_shot
 
 _QUIET_MS = 200  # of no further correction before measuring
 
@@ -60,8 +62,7 @@ class Session(QObject):
         self.findings: list[Finding] = []
         self._history: list[tuple[int, Finding]] = []
         self._outdated = False
-        self._timer = QTimer(self, singleShot=True, interval=_QUIET_MS)
-        self._timer.timeout.connect(self._measure)
+        self._timer = single_shot(self._measure, self, after_ms=_QUIET_MS)
         self._job = Job(self)
         self._job.done.connect(self._take)
         self._job.failed.connect(self.failed)

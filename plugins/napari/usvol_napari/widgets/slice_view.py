@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from qtpy.QtCore import QPointF, QRectF, QSize, Qt, Signal
+from qtpy.QtCore import QPointF, QRectF, QSize, Qt
 from qtpy.QtGui import QColor, QImage, QMouseEvent, QPainter, QPaintEvent, QPen
 from qtpy.QtWidgets import QSizePolicy, QWidget
+
+from usvol_napari.widgets.signals import Signal
 
 _PAPER, _INK = QColor(16, 18, 22), QColor(226, 230, 236)
 
@@ -44,10 +46,10 @@ class SliceView(QWidget):
 
         ``colours`` are those of the cross's horizontal and vertical line: of the slices that they stand for.
         """
-        kept = np.ascontiguousarray(pixels, np.uint8)
+        kept = np.asarray(pixels, np.uint8)
         height, width = kept.shape[:2]
         # A copy: Qt would read memory that Python may free.
-        self._image = QImage(kept.data, width, height, 3 * width, QImage.Format.Format_RGB888).copy()
+        self._image = QImage(kept.tobytes(), width, height, 3 * width, QImage.Format.Format_RGB888).copy()
         self._step, self._cross = step, cross
         if colours:
             self._colours = (QColor(colours[0]), QColor(colours[1]))
@@ -58,7 +60,7 @@ class SliceView(QWidget):
         self._image = None
         self.update()
 
-    def paintEvent(self, _event: QPaintEvent) -> None:  # noqa: N802 (Qt's name)
+    def paintEvent(self, a0: QPaintEvent | None) -> None:  # noqa: ARG002, N802 (Qt's names)
         """Draw picture, cross and title."""
         painter = QPainter(self)
         painter.fillRect(self.rect(), _PAPER)
@@ -72,18 +74,18 @@ class SliceView(QWidget):
         painter.drawText(6, 15, self.title)
         painter.end()
 
-    def mousePressEvent(self, event: QMouseEvent) -> None:  # noqa: N802 (Qt's name)
+    def mousePressEvent(self, a0: QMouseEvent | None) -> None:  # noqa: N802 (Qt's name)
         """Move the cross to where the mouse was pressed."""
-        self._pick(event.position())
+        self._pick(a0)
 
-    def mouseMoveEvent(self, event: QMouseEvent) -> None:  # noqa: N802 (Qt's name)
+    def mouseMoveEvent(self, a0: QMouseEvent | None) -> None:  # noqa: N802 (Qt's name)
         """Move the cross along with the mouse."""
-        self._pick(event.position())
+        self._pick(a0)
 
-    def _pick(self, position: QPointF) -> None:
-        if self._image is None:
+    def _pick(self, event: QMouseEvent | None) -> None:
+        if self._image is None or event is None:
             return
-        place = self._place()
+        place, position = self._place(), event.position()
         row = (position.y() - place.top()) / place.height() * self._image.height() - 0.5
         column = (position.x() - place.left()) / place.width() * self._image.width() - 0.5
         self.picked.emit(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import Qt, QTimer
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QScrollArea, QSplitter, QTabWidget, QVBoxLayout, QWidget
 
 from usvol.result import Curve, Result
@@ -18,9 +18,10 @@ from usvol_napari.widgets.results_panel import ResultsPanel
 from usvol_napari.widgets.run_task import RunTask
 from usvol_napari.widgets.session import Analysis, Session, session_of
 from usvol_napari.widgets.shown import shown_scan
+from usvol_napari.widgets.timers import single_shot
 
 if TYPE_CHECKING:
-    import napari
+    import napari.viewer
 
 _WIDTH_PX, _TABS_PX, _RESULTS_PX = 400, 330, 330
 _CURVE_DOCK = "usvol curve"
@@ -54,8 +55,7 @@ class Workbench(QWidget):
         self.session.analysed.connect(self._show_curve)
         self._show_curve(self.session.analysis)
         # Layers of a result come one by one.
-        self._timer = QTimer(self, singleShot=True, interval=0)
-        self._timer.timeout.connect(self._adopt)
+        self._timer = single_shot(self._adopt, self, after_ms=0)
         listen(self, self._look, to=(napari_viewer.layers.events.inserted,))
         self._look()
 
@@ -80,7 +80,9 @@ def analysis_shown(viewer: Any) -> Analysis | None:
     scans = [shown for layer in viewer.layers if (shown := shown_scan(layer)) is not None]
     for layer in reversed(viewer.layers):
         result = layer.metadata.get(Key.RESULT)
-        shown = next((s for s in scans if result is not None and s.source.path == result.source.path), None)
+        if result is None:
+            continue
+        shown = next((s for s in scans if s.source.path == result.source.path), None)
         if shown is not None:
             return Analysis(result, shown)
     return None
