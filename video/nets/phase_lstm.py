@@ -45,7 +45,8 @@ class PhaseLSTM(nn.Module):
 
     def read(self, embedded: Tensor, steps_s: Tensor) -> Tensor:
         """Return the outputs from the features ``b t f`` of frames."""
-        change = torch.cat([torch.zeros_like(embedded[:, :1]), embedded.diff(dim=1)], 1)
+        # A difference of slices: OpenVINO knows no diff.
+        change = torch.cat([torch.zeros_like(embedded[:, :1]), embedded[:, 1:] - embedded[:, :-1]], 1)
         seen = self.project(torch.cat([embedded, change], -1))
         remembered, _ = self.memory(torch.cat([seen, time_inputs(steps_s)], -1))
         return self.head(remembered)

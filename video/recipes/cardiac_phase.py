@@ -180,8 +180,9 @@ def extrema_loss(score: Tensor, blocks: Tensor, *, heat: Tensor) -> Tensor:
 def found_events(outputs: Tensor, times_s: Sequence[float] | None) -> list[tuple[str, int, float]]:
     """Return ED and ES of a cine as (name, frame, confidence 0-1), alternating in time.
 
-    Candidates are turns of the phase curve, moved to the nearby frame that looks most like the event, and
-    frames at the ends that look like one. ``outputs`` are those of the network, ``t 3``.
+    Candidates are turns of the phase curve, moved to the nearby frame that looks most like the event. Near
+    the ends of a clip, where a turn is seen from one side only, and on its first and last frames they must
+    look like one. ``outputs`` are those of the network, ``t 3``.
     """
     chance = torch.sigmoid(outputs).double().numpy()
     step_s = 1 / _USUAL_FPS if times_s is None else (times_s[-1] - times_s[0]) / max(len(times_s) - 1, 1)
@@ -190,10 +191,14 @@ def found_events(outputs: Tensor, times_s: Sequence[float] | None) -> list[tuple
     for number, name in enumerate(EVENTS):
         height = chance[:, 0] if name == "ED" else 1 - chance[:, 0]
         likely = chance[:, 1 + number]
-        turns = find_peaks(height, prominence=0.2, distance=max(1, round(0.2 / step_s)))[0].tolist()
-        ends = [*range(near), *range(len(height) - near, len(height))]
-        best = [max(end, key=lambda n: likely[n]) for end in (ends[:near], ends[near:]) if end]
-        turns += [n for n in best if 0 <= n < len(height) and likely[n] > 0.5 and height[n] > 0.6]
+        apart = max(1, round(0.2 / step_s))
+        turns = find_peaks(height, prominence=0.2, distance=apart)[0].tolist()
+        # With a wall at either end the turns count there that stand out on their inner side alone.
+        walled = np.pad(height, 1, constant_values=float(height.min()) - 1)
+        half = find_peaks(walled, prominence=0.2, distance=apart)[0] - 1
+        ends = (range(min(near, len(height))), range(max(0, len(height) - near), len(height)))
+        best = [*half.tolist(), *(max(end, key=lambda n: likely[n]) for end in ends)]
+        turns += [n for n in best if likely[max(0, n - near) : n + near + 1].max() > 0.5 and height[n] > 0.6]
         for turn in turns:
             around = range(max(0, turn - near), min(len(height), turn + near + 1))
             frame = max(around, key=lambda n: likely[n] + 0.3 * height[n])
@@ -294,7 +299,7 @@ def describe(
 
 
 def judged_features(embedded: Tensor) -> Tensor:
-    """Return the part of the encoder's features ``t f`` that the gate judges: means over places, ``t f/16``."""
+    """Return the part of the encoder's features ``t f`` that the gate judges: means over places."""
     return embedded.unflatten(-1, (-1, 16)).mean(-1)
 
 

@@ -254,7 +254,7 @@ def describe(
 
 
 def judged_features(features: Tensor) -> Tensor:
-    """Return the part of a clip's features ``t f`` that the gate judges: means over places, and the mask's."""
+    """Return the part of the features ``t f`` that the gate judges: means over places, and the mask's."""
     placed, mask = features[:, :-_MOMENTS], features[:, -_MOMENTS:]
     return torch.cat([placed.unflatten(-1, (-1, 4)).mean(-1), mask], -1)
 

@@ -112,6 +112,19 @@ def test_an_event_on_the_first_frame_is_found_and_a_flat_curve_has_none():
     assert found_events(flat, None) == []
 
 
+def test_an_event_near_the_end_is_found_though_the_curve_hardly_turns_and_two_frames_are_no_error():
+    cut = perfect()[:26]  # 100 ms after the ES
+    assert [(name, at) for name, at, _ in found_events(cut, tuple((torch.arange(26) / FPS).tolist()))] == [
+        ("ED", 8),
+        ("ES", 22),
+    ]
+    unsure = cut.clone()
+    unsure[22, 1:] = -4.0
+    assert [name for name, *_ in found_events(unsure, None)] == ["ED"]
+    assert found_events(torch.zeros(2, 3) - 3, None) == []
+    assert found_events(torch.zeros(1, 3) - 3, None) == []
+
+
 def test_examples_carry_the_targets_of_their_frames():
     torch.manual_seed(0)
     clips = Clips([sample(), sample(simulated=False), {**sample(simulated=False), "es_frames": []}], SMALL)

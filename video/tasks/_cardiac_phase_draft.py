@@ -1,0 +1,255 @@
+"""Find end-diastole and end-systole in an echocardiography cine, and time the heart by them.
+
+A small CNN reads every frame and a bidirectional LSTM the clip, with the time between frames as an input
+(after Dezaki et al., IEEE TMI 38:1821, 2019, and Lane et al., Comput Biol Med 133:104373, 2021): any length,
+any frame rate, any number of beats. Without frame times the events are given as frames, and nothing in
+seconds. It was trained on simulated cines only (``video/phantoms/heart.py``). Not a medical device.
+
+No weights are trained yet: rename this module to ``cardiac_phase.py`` when they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from usvol import quality
+from usvol.inference import temporal_windows
+from usvol.quality import FeatureStatistics
+from usvol.result import Curve, Finding, Flag, Measurement, Scores, Severity
+from usvol.runtime import Network, Precision, compile_network
+from usvol.scan import Kind, Scan, Selection
+from usvol.training.members import restore
+from video.nets.phase_lstm import PhaseLSTM
+from video.recipes.cardiac_phase import CURVE, TRAINING, found_events, judged_features, phase_curve
+from video.recipes.echo_clips import SELECTION, SIDE, framed, gate_features
+from video.tasks._echo_beats import (
+    LESS_THAN_ONE_BEAT,
+    NO_EVENTS,
+    RR,
+    cycle_measurements,
+    file_frames,
+    rr_curve,
+    whole_beats,
+)
+from video.tasks._echo_frames import frame_steps, grey_frames, in_chunks
+
+__all__ = ["TRAINING", "Config", "build"]
+
+DETECTION = "ed_es_detection"
+_WINDOW = 80  # frames the LSTM reads at once
+_FASTEST_S = 0.0095  # between frames: training has at most 100 per second, faster clips are thinned
+_SLOWEST_S = 0.06  # between frames: beyond it, events are told no better than that
+_PLAUSIBLE_BPM = (25.0, 240.0)
+
+
+class Config(BaseModel):
+    """Settings of a run."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    weights: str = Field(
+        "cardiac_phase", description="name of shipped weights, or the .safetensors file `usvol train` wrote"
+    )
+    member: int | None = Field(
+        None, ge=0, description="use one network of an ensemble only; the first if unset"
+    )
+    decline: bool = Field(
+        True, description="name no ED and ES in clips that are far from those of the training"
+    )
+    precision: Precision = Field(
+        "f32", description="arithmetic of the network: f32, or bf16 where it is faster"
+    )
+
+
+def build(config: Config, device: str) -> CardiacPhase:
+    """Load the network and make it ready on ``device``.
+
+    Raises:
+        WeightsError: no such weights, or a wrong checksum. ConfigError: no such member.
+    """
+    restored = restore(TRAINING, "video", name=config.weights, member=config.member or 0)
+    network: PhaseLSTM = restored.network
+    encoder = compile_network(
+        network.encoder,
+        torch.rand(1, 3, 1, SIDE, SIDE) * 255,
+        device=device,
+        precision=config.precision,
+        dynamic_dims=(1,),
+    )
+    reader = compile_network(
+        Reading(network),
+        (torch.rand(1, 4, network.encoder.features), torch.full((1, 4), 0.02)),
+        device=device,
+        precision=config.precision,
+        dynamic_dims=(0, 1),
+    )
+    return CardiacPhase(
+        encoder=encoder,
+        reader=reader,
+        config=config,
+        statistics=quality.from_tensors(restored.state),
+        members=restored.members,
+        train_patients=restored.train_patients,
+        provenance={**restored.provenance, "engine": encoder.engine},
+    )
+
+
+class Reading(nn.Module):
+    """The part of a network that reads features ``b t f`` and steps ``b t`` over time: ``b t 3``."""
+
+    def __init__(self, network: PhaseLSTM) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, embedded: Tensor, steps: Tensor) -> Tensor:
+        """Return the three outputs of every frame."""
+        return self.network.read(embedded, steps)
+
+
+@dataclass(slots=True, eq=False)
+class CardiacPhase:
+    """The task: see the module's first lines. ``train_patients`` are hashed, for ``usvol evaluate``."""
+
+    encoder: Network
+    reader: Network
+    config: Config
+    statistics: FeatureStatistics | None = None
+    members: int = 1
+    train_patients: frozenset[str] = frozenset()
+    provenance: dict[str, Any] = field(default_factory=dict)
+    accepts: frozenset[Kind] = frozenset({Kind.CINE})
+    selection: Selection = SELECTION
+
+    def preprocess(self, scan: Scan) -> Scan:
+        """Scale and pad the frames to squares of 112 pixels."""
+        return framed(scan)
+
+    def infer(self, scan: Scan) -> tuple[Tensor, Tensor]:
+        """Return the outputs ``t 3`` of every frame, and what the gate judges of the clip."""
+        frames = grey_frames(scan)
+        chosen = thinned(scan.times_s, count=len(frames))
+        embedded = torch.cat([e[0].cpu() for e in in_chunks(self.encoder, frames[chosen])])
+        steps = frame_steps(scan.times_s, chosen)
+        seen = torch.cat([embedded, steps[:, None]], 1)
+        if len(seen) <= _WINDOW:
+            outputs = self._read(seen[None])[0].cpu()
+        else:
+            outputs = temporal_windows(self._read, seen, length=_WINDOW)
+        return _between(outputs, chosen, count=len(frames)), gate_features(judged_features(embedded))
+
+    def postprocess(self, raw: tuple[Tensor, Tensor], scan: Scan) -> tuple[Finding, ...]:
+        """Return the phase curve with its events, how sure they are, and the RR intervals there are."""
+        outputs = raw[0]
+        curve = phase_curve(outputs, scan.times_s, frames=file_frames(scan))
+        sure = [chance for *_, chance in found_events(outputs, scan.times_s)]
+        if self._declines(raw):
+            curve, sure = _without_events(curve), []
+        certainty = float(np.mean(sure)) if sure else 0.0
+        detection = Scores(
+            DETECTION,
+            ("unsure", "sure"),
+            (1 - certainty, certainty),
+            "sure" if certainty >= 0.5 else "unsure",
+        )
+        intervals = rr_curve(curve)
+        return (curve, detection) if intervals is None else (curve, detection, intervals)
+
+    def measure(self, findings: tuple[Finding, ...], scan: Scan) -> tuple[Measurement, ...]:
+        """Return beats, rate, RR, systole and diastole from the curve's events, and how sure these are."""
+        del scan
+        curve = _phase(findings)
+        detection = next(f for f in findings if isinstance(f, Scores) and f.name == DETECTION)
+        there = bool(curve.events)
+        confidence = Measurement(
+            "confidence",
+            detection.probabilities[1] if there else None,
+            "1",
+            note="mean over ED and ES, before any correction" if there else NO_EVENTS,
+        )
+        return (*cycle_measurements(curve), confidence)
+
+    def follow(self, findings: tuple[Finding, ...], changed: Collection[int]) -> tuple[Finding, ...]:
+        """Make the RR intervals anew from events that were moved by hand."""
+        curve = _phase(findings)
+        if findings.index(curve) not in changed:
+            return findings
+        kept = tuple(f for f in findings if not (isinstance(f, Curve) and f.name == RR))
+        intervals = rr_curve(curve)
+        return kept if intervals is None else (*kept, intervals)
+
+    def flags(self, raw: tuple[Tensor, Tensor], scan: Scan) -> tuple[Flag, ...]:
+        """Report clips unlike the training's, too short, too slow, or of an impossible rate."""
+        found = [*self._gate(raw), *_slow(scan)]
+        if not self._declines(raw):
+            found += _cycle_flags(phase_curve(raw[0], scan.times_s, frames=file_frames(scan)))
+        return tuple(found)
+
+    def _read(self, seen: Tensor) -> Tensor:
+        return self.reader(seen[..., :-1], seen[..., -1])
+
+    def _gate(self, raw: tuple[Tensor, Tensor]) -> Iterator[Flag]:
+        if self.statistics is not None and (flag := quality.judge(raw[1], self.statistics)) is not None:
+            yield flag
+
+    def _declines(self, raw: tuple[Tensor, Tensor]) -> bool:
+        return self.config.decline and any(flag.severity is Severity.SEVERE for flag in self._gate(raw))
+
+
+def thinned(times_s: tuple[float, ...] | None, *, count: int) -> Tensor:
+    """Return the frames that the network reads: all, or every n-th of a clip faster than any in training."""
+    if times_s is None or count < 2:
+        return torch.arange(count)
+    step_s = (times_s[-1] - times_s[0]) / (count - 1)
+    every = max(1, round(_FASTEST_S / step_s)) if 0 < step_s < _FASTEST_S else 1
+    return torch.arange(0, count, every)
+
+
+def _between(outputs: Tensor, chosen: Tensor, *, count: int) -> Tensor:
+    """Spread outputs of some frames over all, linearly in between."""
+    if len(chosen) == count:
+        return outputs
+    columns = [np.interp(np.arange(count), chosen.numpy(), column) for column in outputs.T.numpy()]
+    return torch.from_numpy(np.stack(columns, 1)).float()
+
+
+def _phase(findings: tuple[Finding, ...]) -> Curve:
+    return next(f for f in findings if isinstance(f, Curve) and f.name == CURVE)
+
+
+def _without_events(curve: Curve) -> Curve:
+    return Curve(curve.name, curve.values, curve.unit, curve.times_s, curve.frame_indices)
+
+
+def _slow(scan: Scan) -> Iterator[Flag]:
+    times_s = scan.times_s
+    if times_s is None or len(times_s) < 2:
+        return
+    step_s = (times_s[-1] - times_s[0]) / (len(times_s) - 1)
+    if step_s > _SLOWEST_S:
+        message = (
+            f"One frame every {1000 * step_s:.0f} ms: ED and ES are told no better than that. "
+            "Record at 20 frames per second or more."
+        )
+        yield Flag("low_frame_rate", message, Severity.WARNING)
+
+
+def _cycle_flags(curve: Curve) -> Iterator[Flag]:
+    if not whole_beats(curve.events):
+        names = " and ".join(sorted({event.name for event in curve.events}))
+        message = (
+            f"In this clip {LESS_THAN_ONE_BEAT}: only {names} found" if names else "No ED and no ES found"
+        )
+        yield Flag("less_than_one_beat", f"{message}; there is no heart rate.", Severity.WARNING)
+    measured = {m.name: m.value for m in cycle_measurements(curve)}
+    rate = measured["heart_rate"]
+    low, high = _PLAUSIBLE_BPM
+    if isinstance(rate, float) and not low <= rate <= high:
+        message = f"{rate:.0f} beats per minute is no heart rate. Are the frame times of the file right?"
+        yield Flag("implausible_rate", message, Severity.WARNING)
