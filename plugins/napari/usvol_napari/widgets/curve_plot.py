@@ -50,6 +50,7 @@ class CurvePlot(QWidget):
         self.canvas.mpl_connect("button_release_event", self._release)
         self.session.analysed.connect(self._take)
         self.session.corrected.connect(self.draw)
+        self.session.measured.connect(lambda _result: self.draw())
         listen(self, self._follow, to=(viewer.dims.events.point,))
         self._take(self.session.analysis)
 
@@ -57,7 +58,7 @@ class CurvePlot(QWidget):
     def curve(self) -> Curve | None:
         """The curve shown, corrections included."""
         position = self.menu.currentData()
-        finding = self.session.findings[position] if position is not None else None
+        finding = self.session.current(position) if position is not None else None
         return finding if isinstance(finding, Curve) else None
 
     def go_to(self, index: int) -> None:

@@ -91,6 +91,14 @@ class Session(QObject):
         self._outdated = True
         self._timer.start()
 
+    def current(self, position: int) -> Finding:
+        """Return a finding as it stands: corrected, or made anew where it follows from another's correction."""
+        own = self.findings[position]
+        if self.result is None or self._outdated:
+            return own
+        alike = (f for f in self.result.findings if type(f) is type(own) and f.name == own.name)
+        return next(alike, own)
+
     def moving(self, position: int) -> bool:
         """Whether this finding was corrected a moment ago: the same move still, for undo."""
         return self._timer.isActive() and bool(self._history) and self._history[-1][0] == position

@@ -63,6 +63,16 @@ def test_dragging_an_event_measures_anew_and_undo_brings_it_back(viewer, plot, q
     assert session.result is session.analysis.result
 
 
+def test_a_curve_made_anew_from_another_correction_is_drawn(plot):
+    session, curve = plot.session, plot.curve
+    halved = dataclasses.replace(curve, values=tuple(value / 2 for value in curve.values))
+    findings = tuple(halved if finding is curve else finding for finding in session.result.findings)
+    session.result = dataclasses.replace(session.result, findings=findings)
+    session.measured.emit(session.result)
+    assert plot.curve is halved
+    assert plot.axes.lines[0].get_ydata().tolist() == pytest.approx(halved.values)
+
+
 def test_a_thinned_clip_is_followed_by_its_file_frames(viewer, analysed, heart, clip, qtbot):
     session = analysed(heart, clip)
     source = dataclasses.replace(clip.source, frame_indices=(0, 3, 6, 9))
