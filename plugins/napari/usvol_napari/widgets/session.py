@@ -92,7 +92,7 @@ class Session(QObject):
         self._timer.start()
 
     def current(self, position: int) -> Finding:
-        """Return a finding as it stands: corrected, or made anew where it follows from another's correction."""
+        """Return a finding as it stands: corrected, or made anew as it follows from another's correction."""
         own = self.findings[position]
         if self.result is None or self._outdated:
             return own
