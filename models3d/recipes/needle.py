@@ -1,9 +1,9 @@
 """How ``needle`` learns: a coarse look over the view and a fine one along candidates, from label maps.
 
 Needles fill less than a thousandth of a volume. Both losses re-sample the rest by what the network makes of
-it (informed re-sampling of negatives; Pourtaherian et al., MICCAI 2017): per batch, all voxels of needles and
-the hardest of the others count in the cross-entropy; soft Dice (Milletari et al., 3DV 2016) counts all. Half
-of the tubes that miss a needle run along something else that is bright.
+it (informed re-sampling of negatives; Pourtaherian et al., MICCAI 2017): per batch, the hardest voxels that
+are no needle count extra in a cross-entropy balanced between both; soft Dice (Milletari et al., 3DV 2016)
+counts all. Half of the tubes that miss a needle run along something else that is bright.
 
 ``architecture`` picks the coarse network: a light 3D U-Net, or the tri-planar CNN of Pourtaherian et al.
 """
@@ -48,8 +48,9 @@ NOWHERE = 255  # label of voxels outside the sector
 PHANTOM: dict[str, Any] = {"needles": 3, "size": 104}
 """Of training volumes: more needles in each, for simulating takes longer than learning."""
 
-_HARD = 8  # negatives per positive in the cross-entropy, the hardest first
+_HARD = 0.02  # of the negatives count extra in the cross-entropy: the hardest, by this share at least
 _LEAST = 64  # of them per volume, needle or none
+_EASY = 2.0  # weight of the mean over all negatives: they are right soon, and hardly count then
 _POINTS = 600  # voxels that a path is fitted to
 
 
@@ -245,7 +246,9 @@ def loss(network: nn.Module, batch: Batch, *, settings: Settings) -> Tensor:
 
 
 def resampled_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return cross-entropy over positives and the hardest negatives, plus soft Dice over all voxels.
+    """Return balanced cross-entropy with the hardest negatives counted extra, plus soft Dice.
+
+    With the hardest negatives alone, training stayed where every candidate is as likely as any other.
 
     Args:
         logits: ``b z y x``.
@@ -254,12 +257,16 @@ def resampled_loss(logits: Tensor, labels: Tensor) -> Tensor:
     logits, counted = logits.float(), labels != NOWHERE
     positive, negative = labels == 1, labels == 0
     entropy = F.binary_cross_entropy_with_logits(logits, positive.float(), reduction="none")
-    wanted = min(int(negative.sum()), max(_HARD * int(positive.sum()), _LEAST * len(logits)))
-    hardest = entropy[negative].topk(wanted).values if wanted else entropy.new_zeros(1)
-    chosen = hardest.mean() + (entropy[positive].mean() if bool(positive.any()) else 0.0)
+    total = logits.new_zeros(())
+    if count := int(negative.sum()):
+        wanted = max(int(_HARD * count), 2 * int(positive.sum()), _LEAST * len(logits))
+        hardest = entropy[negative].topk(min(count, wanted)).values
+        total = 0.25 * hardest.mean() + _EASY * entropy[negative].mean()
+    if bool(positive.any()):
+        total = total + 0.5 * entropy[positive].mean()
     chance = torch.sigmoid(logits) * counted
     dice = (2 * (chance * positive).sum() + 1) / (chance.sum() + positive.sum() + 1)
-    return chosen + 0.2 * (entropy * counted).mean() + 1 - dice
+    return total + 1 - dice
 
 
 def new_network(settings: Settings) -> TwoLooks:

@@ -38,6 +38,8 @@ class PhaseLSTM(nn.Module):
             bidirectional=True,
         )
         self.head = nn.Linear(2 * hidden, 3)
+        # Used in training only: from what a frame shows, how large its ventricle is.
+        self.size = nn.Linear(features, 1)
 
     def forward(self, clips: Tensor, steps_s: Tensor) -> Tensor:
         """Return the three outputs of every frame."""

@@ -20,12 +20,14 @@ from video.recipes.cardiac_phase import (
     Settings,
     extrema_loss,
     found_events,
+    log_sizes,
     loss,
     new_network,
     order_loss,
     phase_curve,
     phase_of,
     positions,
+    size_loss,
 )
 
 SMALL = Settings(width=4, hidden=8, length=12)
@@ -131,12 +133,26 @@ def test_examples_carry_the_targets_of_their_frames():
     assert len(clips) == 2
     item = clips[0]
     assert item["frames"].shape == (12, 112, 112)
+    assert item["size"].isnan().all(), "nobody outlined anything"
     assert item["heat"].shape == (2, 12)
     assert item["steps_s"].shape == item["position"].shape == (12,)
     batch = default_collate([clips[0], clips[1], clips[0]])
     value = loss(new_network(SMALL), batch, settings=SMALL)
     assert bool(value.isfinite())
     value.backward()
+
+
+def test_sizes_count_where_outlined_and_only_as_they_change():
+    masks = torch.zeros(3, 112, 112, dtype=torch.bool)
+    masks[0, :10, :10] = True
+    masks[1, :10, :20] = True
+    outlined = {**sample(frames=5), "masks": masks, "mask_frames": torch.tensor([1, 2, 4])}
+    sizes = log_sizes(outlined)
+    assert sizes.isfinite().tolist() == [False, True, True, False, False], "an empty mask has no size"
+    assert float(sizes[2] - sizes[1]) == pytest.approx(math.log(2))
+    assert float(size_loss(torch.nan_to_num(sizes)[None] + 3.0, sizes[None])) == pytest.approx(0, abs=1e-5)
+    assert float(size_loss(torch.zeros(1, 5), sizes[None])) > 0.1
+    assert float(size_loss(torch.zeros(1, 5), torch.full((1, 5), math.nan))) == 0
 
 
 def result(events, *, frames=60):
