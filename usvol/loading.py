@@ -116,6 +116,13 @@ def classify(path: str | Path) -> FileClass:
     return FileClass.SCAN if _sniffing_format(path, head) else FileClass.UNKNOWN
 
 
+def beside(folder: Path) -> list[Path]:
+    """Return the files in a folder that is one scan which are scans of another format, so no part of it."""
+    name = _sniffing_format(folder, b"")
+    files = sorted(p for p in folder.iterdir() if p.is_file() and classify(p) is FileClass.SCAN)
+    return [p for p in files if (_by_content(_head(p)) or _by_suffix(p) or name) != name]
+
+
 def _reader(path: Path) -> ModuleType:
     if not path.exists():
         raise ReadError(path, "there is no such file or folder", _near_names(path))

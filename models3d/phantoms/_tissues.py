@@ -25,13 +25,14 @@ _LIKE = {
 def drawn_tissues(rng: np.random.Generator, *, style: Style, wall_seen: bool) -> tuple[Tissue, ...]:
     """Draw the tissues of one body, in the order of ``MATERIALS``.
 
-    Against the myometrium (-18 to -5 dB) the placenta is 2.5-11 dB brighter, or (12 %) 2.5-6 dB darker; fluid
-    from anechoic (-60 dB) to hazy (-26 dB); the fetus from -14 to 0 dB.
+    Against the myometrium (-20 to -7 dB) the placenta is 4-12 dB brighter: in the first trimester it is the
+    more echogenic of the two. The decidua lies between them. Fluid from anechoic (-60 dB) to hazy (-26 dB);
+    the fetus from -14 to 0 dB.
     """
     echo = {name: TISSUES[_LIKE.get(name, name)].echo_db + float(rng.normal(0, 1.5)) for name in MATERIALS}
-    muscle = rng.uniform(-18, -5)
+    muscle = rng.uniform(-20, -7)
     # Equal echoes would leave nothing to be seen: no reader could label that.
-    placenta = muscle + (rng.uniform(-6, -2.5) if rng.random() < 0.12 else rng.uniform(2.5, 11))
+    placenta = muscle + rng.uniform(4, 12)
     hazy = rng.random() < 0.25
     fluid = rng.uniform(-42, -26) if hazy else rng.uniform(-62, -40)
     fetus = rng.uniform(-14, 0)
@@ -42,7 +43,7 @@ def drawn_tissues(rng: np.random.Generator, *, style: Style, wall_seen: bool) ->
         "placenta": placenta,
         "lacuna": placenta - rng.uniform(8, 28),
         "chorionic_plate": placenta + rng.uniform(1, 6),
-        "decidua": muscle + rng.uniform(0, 9),
+        "decidua": rng.uniform(muscle, placenta - 2),
         "basal_plate": placenta - rng.uniform(3, 14),
         "subchorionic": rng.uniform(-55, -18),
         "amniotic_fluid": fluid,

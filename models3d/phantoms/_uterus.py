@@ -97,7 +97,7 @@ def drawn_plan(
         "fundal": (-1.0, 0.0, 0.0),
         "low": (0.75, 0.65 * side, 0.0),
     }[site]
-    outward = float(rng.choice((0.0, 1.0, rng.uniform(0, 1)), p=(0.15, 0.2, 0.65)))
+    outward = float(rng.choice((0.0, rng.uniform(0, 0.85)), p=(0.15, 0.85)))
     thickness = rng.uniform(8, 30)
     # A cap that grows inwards must leave room for the fetus.
     thickness = min(thickness, (float(radii.min()) - 0.26 * crl_mm) * 1.1 / max(1 - outward, 0.05))
@@ -113,7 +113,7 @@ def drawn_plan(
         extent_rad=math.radians(rng.uniform(36, 80)),
         rim_rad=rng.uniform(0.12, 0.7),
         outward=outward,
-        decidua_mm=float(rng.choice((0.0, rng.uniform(1, 6)), p=(0.25, 0.75))),
+        decidua_mm=float(rng.choice((0.0, rng.uniform(0.8, 4)), p=(0.25, 0.75))),
     )
 
 

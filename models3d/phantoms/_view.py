@@ -44,12 +44,12 @@ def aimed(rng: np.random.Generator, points: np.ndarray, *, endocavitary: bool) -
 
 
 def missed(rng: np.random.Generator, probe: Probe, *, points: np.ndarray) -> tuple[Probe, np.ndarray]:
-    """Make a probe miss a tenth to half of the points' extent: by its depth, or by moving them aside.
+    """Make a probe miss a tenth to a third of the points' extent: by its depth, or by moving them aside.
 
     Returns the probe and the move (z, y, x) in mm.
     """
     low, high = points.min(0), points.max(0)
-    part, side = float(rng.uniform(0.12, 0.45)), rng.choice((-1.0, 1.0))
+    part, side = float(rng.uniform(0.1, 0.35)), rng.choice((-1.0, 1.0))
     axis = int(rng.choice(3, p=(0.4, 0.2, 0.4)))
     if axis == 1:
         depth = float(high[1] - part * (high[1] - low[1]))

@@ -51,7 +51,7 @@ class Config(BaseModel):
         default=None, ge=0, le=1, description="of the fetus: 0 outline, 1 bones and organs"
     )
     style: surroundings.Style | None = Field(default=None, description="of what lies around the uterus")
-    cut: bool | None = Field(default=None, description="by the field of view, 20 %")
+    cut: bool | None = Field(default=None, description="by the field of view, 15 %")
     size: int | None = Field(default=None, ge=64, le=256, description="samples along a side at most, 96-160")
     spacing_mm: Vec3 | None = Field(default=None, description="z, y, x; 0.3-1.5, anisotropic in 40 %")
     empty: float = Field(default=0.0, ge=0, le=1, description="chance that there is no pregnancy at all")
@@ -192,7 +192,7 @@ def labels_on(labels: Tensor, grid: Grid, *, target: Grid) -> Tensor:
 def _case(rng: np.random.Generator, config: Config) -> _Case:
     weeks, twins, detail = rng.uniform(10, 14), rng.random() < 0.05, rng.random()
     style = surroundings.STYLES[rng.choice(4, p=(0.5, 0.2, 0.12, 0.18))]
-    endocavitary, cut, empty = rng.random() < 0.25, rng.random() < 0.2, rng.random() < config.empty
+    endocavitary, cut, empty = rng.random() < 0.25, rng.random() < 0.15, rng.random() < config.empty
     weeks = weeks if config.weeks is None else config.weeks
     fetuses = config.fetuses or (2 if twins else 1)
     # One standard deviation of the chart is about 4 days' growth of a tenth.

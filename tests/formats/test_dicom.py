@@ -16,6 +16,7 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless, RLELossless
 
+from usvol.batch.discovery import discover
 from usvol.errors import (
     CorruptFileError,
     EmptyFileError,
@@ -42,6 +43,14 @@ def read(tmp_path, dicom_files):
         )
 
     return build_and_read
+
+
+def test_a_clip_beside_the_only_dicom_file_of_a_folder_is_not_lost(tmp_path, dicom_files):
+    dicom_files.save(tmp_path / "a.dcm", dicom_files.build(GREY))
+    clip = tmp_path / "clip.mp4"
+    clip.write_bytes(b"\0\0\0\x18ftypmp42" + bytes(64))
+    (tmp_path / "notes.txt").write_text("not a scan")
+    assert [item.path for item in discover([tmp_path]).items] == [tmp_path, clip]
 
 
 # Calibration

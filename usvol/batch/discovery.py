@@ -12,7 +12,7 @@ from pathlib import Path
 
 from usvol.encoding import slug
 from usvol.errors import ConfigError
-from usvol.loading import FileClass, classify
+from usvol.loading import FileClass, beside, classify
 
 
 class Ignored(StrEnum):
@@ -49,7 +49,8 @@ class Found:
 def discover(inputs: Sequence[str | Path], *, exclude: Path | None = None) -> Found:
     """Find scans in ``inputs`` (files, folders searched recursively, globs), in a stable order.
 
-    A folder that is one scan (a slice series, numbered stills) is one item. A file given twice
+    A folder that is one scan (a slice series, numbered stills) is one item; scans of another format in it
+    are items of their own. A file given twice
     counts once; a file named outright is always an item, so that a wrong one is reported.
     ``exclude`` is not searched.
 
@@ -95,6 +96,7 @@ def _walk(root: Path, avoid: Path | None) -> Iterator[tuple[Path, Ignored | None
         return
     if classify(root) is FileClass.SCAN:
         yield root, None
+        yield from ((path, None) for path in beside(root))
         return
     for path in sorted(root.iterdir(), key=_natural):
         if path.name.startswith("."):
