@@ -1,8 +1,8 @@
 """Find a head in a volume and read its pose: a small 3D FCN and regressors of rotation, place and size.
 
-The pose readers see a cube about the head. The coarse one answers whatever way the cube is turned (one-shot
-regression); the fine one sees it turned by the present estimate and gives what is left to turn, as the
-Iterative Transformation Network does with planes (Li et al., MICCAI 2018, LNCS 11070:392). Rotations are read
+The pose readers see a cube about the head, turned by an estimate, and give what is left to turn, as the
+Iterative Transformation Network does with planes (Li et al., MICCAI 2018, LNCS 11070:392), and whether the
+estimate is right at all: the coarse one from far away, the fine one from near. Rotations are read
 as two directions made orthonormal, which is continuous where angles and quaternions are not (Zhou et al.,
 CVPR 2019).
 """
@@ -84,11 +84,10 @@ class PoseReader(nn.Module):
 class PlaneNetwork(nn.Module):
     """The three networks of the task in one module."""
 
-    def __init__(self, channels: int, *, patch: int, widths: tuple[int, int, int]) -> None:
+    def __init__(self, channels: int, *, sides: tuple[int, int], widths: tuple[int, int, int]) -> None:
         super().__init__()
         self.finder = HeadFinder(channels, widths=widths)
-        self.coarse = PoseReader(channels, side=patch, widths=widths)
-        self.fine = PoseReader(channels, side=patch, widths=widths)
+        self.coarse, self.fine = (PoseReader(channels, side=side, widths=widths) for side in sides)
 
 
 def frame_of(numbers: Tensor) -> Tensor:

@@ -15,7 +15,11 @@ from models3d.recipes.working_volume import network_input
 from usvol.training.volume_augmentation import vary_picture
 
 # Half a cube's side in mean radii of the skull: the coarse reader sees face and nape, the fine one the head.
-COARSE_REACH, FINE_REACH = 1.75, 1.45
+COARSE_REACH, FINE_REACH = 1.6, 1.35
+# Largest turn from which each reader corrects; the turn within which a cube counts as aligned. Sixty turns
+# spread as those of an icosahedron leave no orientation farther than 45° from the nearest.
+_TURN_DEG, _ALIGNED_DEG = {False: 60.0, True: 22.0}, {False: 30.0, True: 12.0}
+_WRONG = 0.3  # of the cubes of a head are turned by more, so that readers learn to tell
 _AWAY = 0.1  # of the cubes of a volume with a head show something else
 _SECTOR_UNKNOWN = 0.1
 
@@ -117,21 +121,22 @@ def view_example(view: View, *, side: int, picture: float) -> tuple[Tensor, Tens
 
 
 def pose_example(view: View, *, side: int, picture: float, near: bool) -> tuple[Tensor, Tensor]:
-    """Return a cube about the head and the 14 numbers of its pose there; its last two tell what counts.
+    """Return a cube about the head and 15 numbers: its pose there, and what counts.
 
-    ``near``: turned nearly right (or, in a fifth, by any angle, so that the reader learns to tell); else
-    turned at random. Number 12: whether there is a head; 13: whether it is turned by less than 30°.
+    ``near``: as the fine reader sees it, else as the coarse one. Number 12: whether there is a head; 13:
+    whether the cube's axes are the head's within 12° (coarse: 30°); 14: whether it is turned by so little
+    that its pose can be read, which is to be learnt then only.
     """
-    truth = torch.zeros(14)
+    truth = torch.zeros(15)
     away = view.centre is None or float(torch.rand(())) < _AWAY
     if view.centre is None or view.radii is None or view.frame is None or away:
         grey, mask = cut(view, _elsewhere(view), side=side)
         return _picture(grey, mask, picture), truth
-    turned_little = near and float(torch.rand(())) > 0.2
-    spread = 0.08 if turned_little else 0.14
+    turned_little = float(torch.rand(())) > _WRONG
+    spread = 0.08 if near else 0.12
     radius = float(view.radii.mean())
     reach = FINE_REACH if near else COARSE_REACH
-    axes = view.frame @ _small_turn(50.0) if turned_little else any_axes()
+    axes = view.frame @ small_turn(_TURN_DEG[near]) if turned_little else any_axes()
     if torch.rand(()) < 0.5:  # a mirrored head is a head
         flip = torch.diag(torch.tensor([1.0, -1.0, 1.0]))
         axes = axes @ flip if turned_little else axes
@@ -143,9 +148,10 @@ def pose_example(view: View, *, side: int, picture: float, near: bool) -> tuple[
     truth[6:9] = axes.T @ (view.centre - cube.centre) / half
     truth[9:12] = torch.log(view.radii * reach / half)
     truth[12] = 1
-    left = torch.linalg.cross(forward, up)
-    trace = forward[0] + left[1] + up[2]
-    truth[13] = float(trace > 1 + 2 * math.cos(math.radians(30)))
+    # Told by forward and up alone: a mirrored cube is aligned as well.
+    trace = float(forward[0] + torch.linalg.cross(up, forward)[1] + up[2])
+    truth[13] = float(trace > 1 + 2 * math.cos(math.radians(_ALIGNED_DEG[near])))
+    truth[14] = float(trace > 1 + 2 * math.cos(math.radians(_TURN_DEG[near] + 1)))
     return _picture(grey, mask, picture), truth
 
 
@@ -155,10 +161,10 @@ def any_axes() -> Tensor:
     return turn * torch.where(torch.rand(3) < 0.5, -1.0, 1.0)
 
 
-def _small_turn(limit_deg: float) -> Tensor:
-    """Draw a rotation about any axis by an angle up to the limit, small ones more often."""
+def small_turn(limit_deg: float) -> Tensor:
+    """Draw a rotation about any axis by an angle up to the limit."""
     axis = F.normalize(torch.randn(3), dim=0)
-    angle = math.radians(limit_deg) * float(torch.rand(())) ** 1.5
+    angle = math.radians(limit_deg) * float(torch.rand(()))
     z, y, x = (float(a) * angle for a in axis)
     return torch.linalg.matrix_exp(torch.tensor([[0.0, -x, y], [x, 0.0, -z], [-y, z, 0.0]]))
 

@@ -1,9 +1,10 @@
 """How ``midsagittal_plane`` learns: a finder of heads and two readers of their pose, on simulated volumes.
 
-One training fits all three networks: the finder sees the whole view in any orientation; the coarse reader a
-cube about the head turned at random; the fine reader one turned nearly right, as it is while the plane is
-being refined (Li et al., MICCAI 2018: iterative transformation). Geometry is drawn anew in every epoch, so a
-few hundred volumes give as many poses as there are steps.
+One training fits all three networks: the finder sees the whole view in any orientation; the readers a cube
+about the head, the coarse one turned by up to 60°, the fine one nearly right, as it is while the plane is
+being refined (Li et al., MICCAI 2018: iterative transformation). No reader has to tell a head's pose from any
+side: seen from afar, forward and back look alike, and the mean of two opposite answers is none. Geometry is
+drawn anew in every epoch, so a few hundred volumes give as many poses as there are steps.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ class Settings(FitSettings):
     """What this recipe adds to every recipe's settings."""
 
     view: int = Field(32, ge=16, multiple_of=8, description="side of the whole view as the finder sees it")
-    patch: int = Field(24, ge=16, multiple_of=8, description="side of the cube that pose is read from")
+    sides: tuple[int, int] = Field(
+        (24, 32), description="sides of the coarse and the fine reader's cube; multiples of 8"
+    )
     widths: tuple[int, int, int] = Field((20, 40, 80), description="maps at 1/2, 1/4 and 1/8")
     patches: int = Field(4, ge=1, description="cubes of either kind per volume and step")
     picture: float = Field(0.4, ge=0, le=1, description="how often grey levels are varied")
@@ -72,9 +75,9 @@ class Views(Dataset[Batch]):
         view = self.views[index]
         whole, inside = view_example(view, side=settings.view, picture=settings.picture)
         batch = {"view": whole, "inside": inside}
-        for name, near in (("coarse", False), ("fine", True)):
+        for name, near, side in (("coarse", False, settings.sides[0]), ("fine", True, settings.sides[1])):
             drawn = [
-                pose_example(view, side=settings.patch, picture=settings.picture, near=near)
+                pose_example(view, side=side, picture=settings.picture, near=near)
                 for _ in range(settings.patches)
             ]
             batch[name] = torch.stack([cube for cube, _ in drawn])
@@ -101,13 +104,12 @@ def finder_loss(logits: Tensor, inside: Tensor) -> Tensor:
 
 
 def pose_loss(numbers: Tensor, truth: Tensor) -> Tensor:
-    """Return the loss of ``b 14`` numbers: angles, place and size where there is a head; both judgements.
+    """Return the loss of ``b 14`` numbers: angles, place and size where they can be read; both judgements.
 
     Directions lose 1 - cos of their angle, and the left axis, which is the plane's normal, twice that.
     """
     numbers = numbers.float()
-    there = truth[:, 12]
-    count = there.sum().clamp_min(1)
+    there, readable = truth[:, 12], truth[:, 14]
     found, true = frame_of(numbers), frame_of(truth)
     off = 1 - (found * true).sum(1)
     turning = (off * torch.tensor([1.0, 2.0, 1.0], device=off.device)).sum(1)
@@ -118,12 +120,13 @@ def pose_loss(numbers: Tensor, truth: Tensor) -> Tensor:
     pose = turning + 0.05 * lengths + 2 * place + size
     present = F.binary_cross_entropy_with_logits(numbers[:, 12], there)
     aligned = F.binary_cross_entropy_with_logits(numbers[:, 13], truth[:, 13], reduction="none")
-    return (there * (pose + 0.3 * aligned)).sum() / count + 0.5 * present
+    read = (readable * pose).sum() / readable.sum().clamp_min(1)
+    return read + (there * aligned).sum() / there.sum().clamp_min(1) + 0.5 * present
 
 
 def new_network(settings: Settings) -> PlaneNetwork:
     """Return the untrained networks."""
-    return PlaneNetwork(CHANNELS, patch=settings.patch, widths=settings.widths)
+    return PlaneNetwork(CHANNELS, sides=settings.sides, widths=settings.widths)
 
 
 TRAINING = Recipe(

@@ -1,8 +1,9 @@
 """Search a volume through marginal spaces: position, then orientation, then scale; or follow a known pose.
 
 Few hypotheses live through each space: places of the heat map, seen from several directions, each answered
-with a rotation; the pose network scores and corrects what is left, twice or more. Where several agree, their
-mean is taken.
+with a rotation; the pose network scores and corrects what is left, twice or more. The root looks much the
+same turned about its axis or end for end, so the best hypotheses are also tried that way: the score knows
+which is right. Where several agree, their mean is taken.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from models3d.recipes.aortic_valve_patches import (
     ROOM,
     Levels,
     Poses,
+    axis_turns,
     coarse_step,
     corner_distance,
     corrected,
@@ -49,13 +51,15 @@ class Effort:
         places: local maxima of the heat map.
         views: directions in which each is read for its orientation, at most 4.
         kept: hypotheses that reach the last rounds.
+        turned: of the best after the first look, and again before the last two, so many are tried turned.
         rounds: looks of the pose network at each, the first included.
     """
 
     places: int = 2
     views: int = 4
-    kept: int = 4
-    rounds: int = 3
+    kept: int = 10
+    turned: int = 4
+    rounds: int = 5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,7 +81,7 @@ def search(networks: Networks, source: Levels, *, logits: Tensor, effort: Effort
 
 def follow(networks: Networks, source: Levels, *, last: Poses, heat: float) -> Found:
     """Look only where the valve was in the frame before."""
-    return refined(networks, source, poses=last, effort=Effort(kept=1, rounds=2), heat=heat)
+    return refined(networks, source, poses=last, effort=Effort(kept=1, turned=0, rounds=2), heat=heat)
 
 
 def places(logits: Tensor, source: Levels, *, count: int) -> tuple[Tensor, Tensor]:
@@ -111,6 +115,20 @@ def orientations(networks: Networks, source: Levels, *, centres: Tensor, views: 
     return turned(start, networks["orientation"](look(source, start, step_mm=step, count=PATCH)))
 
 
+def with_turns(poses: Poses, *, count: int) -> Poses:
+    """Add to poses, best first, the first ``count`` turned about the long axis and end for end."""
+    about = axis_turns([60.0 * k for k in range(6)])
+    end_for_end = torch.diag(torch.tensor([-1.0, -1.0, 1.0]))
+    turns = torch.cat([about, end_for_end @ about])[1:]
+    rotation = (poses.rotation[:count, None] @ turns).flatten(0, 1)
+    each = len(turns)
+    return Poses(
+        torch.cat([poses.centre, poses.centre[:count].repeat_interleave(each, 0)]),
+        torch.cat([poses.rotation, rotation]),
+        torch.cat([poses.size, poses.size[:count].repeat_interleave(each, 0)]),
+    )
+
+
 def refined(networks: Networks, source: Levels, *, poses: Poses, effort: Effort, heat: float) -> Found:
     """Score and correct hypotheses in rounds, keep the best, and average those that agree with the best."""
     score = torch.zeros(len(poses))
@@ -120,8 +138,9 @@ def refined(networks: Networks, source: Levels, *, poses: Poses, effort: Effort,
         score = torch.sigmoid(answers[:, 12])
         poses = corrected(poses, answers)
         if number < effort.rounds - 1 and len(poses) > effort.kept:
-            best = score.topk(effort.kept).indices
-            poses, score = poses[best], score[best]
+            poses = poses[score.topk(effort.kept).indices]
+        if effort.turned and number in (0, effort.rounds - 3):
+            poses = with_turns(poses, count=min(effort.turned, len(poses)))
     top = int(score.argmax())
     near = corner_distance(poses, poses[[top] * len(poses)]) < _AGREE_MM
     agreeing = poses[near]

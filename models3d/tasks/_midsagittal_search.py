@@ -1,4 +1,4 @@
-"""From a volume to the pose of its head: find it, read its pose from several sides, refine.
+"""From a volume to the pose of its head: find it, try sixty orientations, refine the likeliest.
 
 Everything lies in the index space of an isotropic volume. The answer is a ``Pose``; there is none where no
 head is found.
@@ -6,9 +6,9 @@ head is found.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from models3d.recipes.working_volume import network_input
 from usvol.runtime import Network
 
 _FLIP = torch.tensor([1.0, -1.0, 1.0])  # left and right of a head's own axes
-_LIKE_DEG = 35.0  # within which two answers are one
+_LIKE_DEG = 15.0  # within which two answers are one
 _LEAST_MASS = 3e-4  # part of the finder's cube that a head fills at least
 
 
@@ -44,14 +44,14 @@ class Pose:
 
     Attributes:
         present: chance that this is a head.
-        aligned: chance that the axes are right within 30°; None before the fine reader has looked.
+        aligned: chance that the cube it was read from had the head's axes (within 12°; coarse: 30°).
     """
 
     centre: Tensor
     radii: Tensor
     frame: Tensor
     present: float
-    aligned: float | None = None
+    aligned: float = 0.0
 
 
 def found_sphere(view: View, readers: Readers) -> tuple[Tensor, float, float] | None:
@@ -83,68 +83,51 @@ def found_sphere(view: View, readers: Readers) -> tuple[Tensor, float, float] | 
     return centre, radius, float(chance[inside].mean())
 
 
-def read_from(
-    view: View, readers: Readers, *, centre: Tensor, radius: float, starts: Sequence[Tensor]
-) -> list[Pose]:
-    """Return the coarse reader's answer for cubes of each turn in ``starts``."""
-    cubes = [Cube(centre, COARSE_REACH * radius, axes) for axes in starts]
-    numbers = readers.coarse(_inputs(view, cubes, readers.settings.patch)).float().cpu()
-    return [_pose(n, c, reach=COARSE_REACH) for n, c in zip(numbers, cubes, strict=True)]
+def scanned(view: View, readers: Readers, *, centre: Tensor, radius: float) -> list[Pose]:
+    """Return the coarse reader's answers for cubes in sixty orientations, the best aligned first."""
+    cubes = [Cube(centre, COARSE_REACH * radius, axes) for axes in sixty_turns()]
+    numbers = readers.coarse(_inputs(view, cubes, readers.settings.sides[0])).float().cpu()
+    poses = [_pose(n, c, reach=COARSE_REACH) for n, c in zip(numbers, cubes, strict=True)]
+    return sorted(poses, key=lambda p: -p.aligned)
 
 
-def refined(view: View, readers: Readers, *, pose: Pose, steps: int) -> Pose:
-    """Let the fine reader correct a pose ``steps`` times; each time it also sees the mirror image.
+def refined(view: View, readers: Readers, *, pose: Pose, steps: int, near: bool) -> Pose:
+    """Let the fine reader (``near``) or the coarse one correct a pose ``steps`` times.
 
-    The answer for the mirrored cube, mirrored back, is averaged with the other: a plane of symmetry is then
-    found without a bias to either side.
+    Each time it also sees the mirror image: its answer, mirrored back, is averaged with the other, so a plane
+    of symmetry is found without a bias to either side.
     """
+    reader, reach = (readers.fine, FINE_REACH) if near else (readers.coarse, COARSE_REACH)
     for _ in range(steps):
-        half = FINE_REACH * float(pose.radii.mean())
+        half = reach * float(pose.radii.mean())
         cubes = [Cube(pose.centre, half, pose.frame), Cube(pose.centre, half, pose.frame * _FLIP)]
-        numbers = readers.fine(_inputs(view, cubes, readers.settings.patch)).float().cpu()
+        numbers = reader(_inputs(view, cubes, readers.settings.sides[near])).float().cpu()
+        mirrored = numbers[1].clone()
         for start in (0, 3, 6):
-            numbers[1, start : start + 3] *= _FLIP
-        mean = numbers.mean(0)
-        now = _pose(mean, cubes[0], reach=FINE_REACH)
-        pose = dataclasses.replace(now, aligned=float(torch.sigmoid(mean[13])))
+            mirrored[start : start + 3] *= _FLIP
+        pose = _pose((numbers[0] + mirrored) / 2, cubes[0], reach=reach)
     return pose
 
 
-def starting_turns(count: int) -> list[Tensor]:
-    """Return rotations (3, 3) spread over all orientations, the same every time; the first is none."""
-    turns = Rotation.random(count, rng=np.random.default_rng(11)).as_matrix()
-    turns[0] = np.eye(3)
-    return [torch.from_numpy(t).float() for t in turns]
+@cache
+def sixty_turns() -> tuple[Tensor, ...]:
+    """Return the rotations (3, 3) of an icosahedron: no orientation is farther than 45° from one of them."""
+    return tuple(torch.from_numpy(turn).float() for turn in Rotation.create_group("I").as_matrix())
 
 
-def gathered(poses: Sequence[Pose]) -> list[Pose]:
-    """Return one pose per group of like answers, the best supported first, with common place and size."""
-    centre = torch.stack([p.centre for p in poses]).median(0).values
-    radii = torch.stack([p.radii for p in poses]).median(0).values
-    present = float(np.mean([p.present for p in poses]))
-    left = list(range(len(poses)))
-    apart = np.array([[turn_deg(a.frame, b.frame) for b in poses] for a in poses])
-    groups: list[tuple[int, Pose]] = []
-    while left:
-        support = {i: [j for j in left if apart[i, j] < _LIKE_DEG] for i in left}
-        best = max(left, key=lambda i: (len(support[i]), -apart[i, support[i]].sum()))
-        members = support[best]
-        frame = mean_frame([poses[i].frame for i in members])
-        groups.append((len(members), Pose(centre, radii, frame, present)))
-        left = [i for i in left if i not in members]
-    return [pose for _, pose in sorted(groups, key=lambda g: -g[0])]
+def distinct(poses: Sequence[Pose]) -> list[Pose]:
+    """Return the poses without those like an earlier one."""
+    kept: list[Pose] = []
+    for pose in poses:
+        if all(turn_deg(pose.frame, other.frame) > _LIKE_DEG for other in kept):
+            kept.append(pose)
+    return kept
 
 
 def turn_deg(a: Tensor, b: Tensor) -> float:
     """Return the angle of the rotation between two frames."""
     cosine = ((a.T @ b).trace() - 1) / 2
     return float(torch.rad2deg(torch.arccos(cosine.clamp(-1, 1))))
-
-
-def mean_frame(frames: Sequence[Tensor]) -> Tensor:
-    """Return the frame nearest to the average of several (all of the same handedness)."""
-    u, _, v = torch.linalg.svd(torch.stack(list(frames)).mean(0))
-    return u @ v
 
 
 def _inputs(view: View, cubes: Sequence[Cube], side: int) -> Tensor:
@@ -159,4 +142,5 @@ def _pose(numbers: Tensor, cube: Cube, *, reach: float) -> Pose:
         torch.exp(numbers[9:12].clamp(-1.5, 1.5)) * cube.half / reach,
         torch.stack([forward, torch.linalg.cross(forward, up), up], 1),
         float(torch.sigmoid(numbers[12])),
+        float(torch.sigmoid(numbers[13])),
     )

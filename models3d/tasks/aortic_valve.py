@@ -2,8 +2,6 @@
 
 Marginal space deep learning after Ghesu et al. (IEEE TMI 35:1217, 2016). It was trained on simulated volumes
 only (``models3d/phantoms/aortic_root.py``). Not a medical device.
-
-No weights are trained yet: rename this module to ``aortic_valve.py`` when they are, which registers it.
 """
 
 from __future__ import annotations
@@ -68,9 +66,9 @@ class Config(BaseModel):
     repeats: int = Field(
         3, ge=0, le=16, description="further looks from poses a little off, which give ranges of measurements"
     )
-    places: int = Field(2, ge=1, le=8, description="places of the heat map that are followed")
+    places: int = Field(3, ge=1, le=8, description="places of the heat map that are followed")
     least_chance: float = Field(
-        0.4, ge=0, le=1, description="score of the best box below which no valve is reported"
+        0.6, ge=0, le=1, description="score of the best box below which no valve is reported"
     )
     precision: Precision = Field(
         "f32", description="arithmetic of the networks: f32, or bf16 where it is faster"

@@ -42,7 +42,7 @@ def fused(beat: BeatDiscs | None, regressed: float | None, *, share: float) -> f
     return (1 - share) * by_masks + share * regressed
 
 
-def ef_curve(name: str, values: Sequence[float | None], at: Sequence[int], *, like: Curve) -> Curve | None:
+def ef_curve(name: str, values: Sequence[float | None], *, at: Sequence[int], like: Curve) -> Curve | None:
     """Return EFs as a curve with a point for each beat, at positions ``at`` of ``like``; None without any."""
     there = {place: value for place, value in zip(at, values, strict=True) if value is not None}
     if not there:

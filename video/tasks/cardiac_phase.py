@@ -4,8 +4,6 @@ A small CNN reads every frame and a bidirectional LSTM the clip, with the time b
 (after Dezaki et al., IEEE TMI 38:1821, 2019, and Lane et al., Comput Biol Med 133:104373, 2021): any length,
 any frame rate, any number of beats. Without frame times the events are given as frames, and nothing in
 seconds. It was trained on simulated cines only (``video/phantoms/heart.py``). Not a medical device.
-
-No weights are trained yet: rename this module to ``cardiac_phase.py`` when they are.
 """
 
 from __future__ import annotations

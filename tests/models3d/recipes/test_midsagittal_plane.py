@@ -33,7 +33,7 @@ from usvol.result import Measurement, Plane, Result
 from usvol.scan import Frame, Grid, Scan, Source
 from usvol.training.cases import Case
 
-SMALL = Settings(view=16, patch=16, widths=(4, 6, 8), picture=0.0)
+SMALL = Settings(view=16, sides=(16, 16), widths=(4, 6, 8), picture=0.0)
 TURN = Rotation.from_euler("zyx", (30, -50, 80), degrees=True).as_matrix()
 
 
@@ -112,6 +112,24 @@ def test_the_pose_told_is_where_the_marks_are(near):
     assert told >= 8
 
 
+@pytest.mark.parametrize(("near", "limit_deg"), [(False, 30.0), (True, 12.0)])
+def test_a_cube_counts_as_aligned_where_forward_and_up_are_its_axes(near, limit_deg):
+    view = marked_view()
+    torch.manual_seed(1)
+    seen = {True: 0, False: 0}
+    for _ in range(120):
+        numbers = pose_example(view, side=16, picture=0.0, near=near)[1]
+        if not numbers[12]:
+            continue
+        forward, up = numbers[0:3].numpy(), numbers[3:6].numpy()
+        turn = np.stack([forward, np.cross(up, forward), up], 1)
+        angle = np.degrees(np.arccos(np.clip((np.trace(turn) - 1) / 2, -1, 1)))
+        assert bool(numbers[13]) == (angle < limit_deg)
+        assert numbers[14] or angle > limit_deg
+        seen[bool(numbers[13])] += 1
+    assert min(seen.values()) > 15
+
+
 def test_truth_moves_from_the_world_to_the_samples_of_an_oblique_volume():
     rows = Rotation.from_euler("zyx", (10, 20, -40), degrees=True).as_matrix().tolist()
     direction = (tuple(rows[0]), tuple(rows[1]), tuple(rows[2]))
@@ -132,14 +150,16 @@ def test_truth_moves_from_the_world_to_the_samples_of_an_oblique_volume():
 
 def test_losses_are_least_for_the_truth_and_ignore_poses_of_nothing():
     axes = torch.stack([any_axes() for _ in range(6)])
-    true = torch.randn(6, 14) * 0.1
+    true = torch.randn(6, 15) * 0.1
     true[:, 0:3], true[:, 3:6] = axes[:, :, 0], axes[:, :, 2]
     true[:, 12:] = 1.0
-    right = true.clone()
+    right = true[:, :14].clone()
     right[:, 12:] = 12.0
     assert float(pose_loss(right, true)) < 1e-3
     assert float(pose_loss(right + 0.3, true)) > 0.1
-    empty = torch.zeros(6, 14)
+    true[:, 14] = 0
+    assert float(pose_loss(torch.cat([-right[:, :12], right[:, 12:]], 1), true)) < 1e-3, "not to be read"
+    empty = torch.zeros(6, 15)
     said = torch.randn(6, 14)
     said[:, 12] = -12
     assert float(pose_loss(said, empty)) < 1e-3

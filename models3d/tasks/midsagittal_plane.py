@@ -1,10 +1,8 @@
 """Find the mid-sagittal plane of a fetal head in a 3D volume, however the head lies, or say there is none.
 
-A small network finds the head, another reads its pose from several sides, a third refines it step by step
-(after Li et al., MICCAI 2018); the likeness of both sides is reported as confidence (after Nie et al., UMB
-2017). Trained on simulated volumes only (``models3d/phantoms/fetal_head.py``). Not a medical device.
-
-No weights are trained yet: rename this module to ``midsagittal_plane.py`` when they are, which registers it.
+A small network finds the head, another tries sixty orientations of it, a third refines the likeliest step by
+step (after Li et al., MICCAI 2018); the likeness of both sides is reported as confidence (after Nie et al.,
+UMB 2017). Trained on simulated volumes only (``models3d/phantoms/fetal_head.py``). Not a medical device.
 """
 
 from __future__ import annotations
@@ -26,11 +24,10 @@ from models3d.recipes.working_volume import CHANNELS, grey_levels, working
 from models3d.tasks._midsagittal_search import (
     Pose,
     Readers,
+    distinct,
     found_sphere,
-    gathered,
-    read_from,
     refined,
-    starting_turns,
+    scanned,
 )
 from models3d.tasks._midsagittal_symmetry import searched, similarity
 from usvol import measurement
@@ -59,9 +56,9 @@ class Config(BaseModel):
     method: Literal["iterative", "one_shot", "symmetry"] = Field(
         "iterative", description="how: refined step by step; one look; or the search for symmetry alone"
     )
-    starts: int = Field(8, ge=1, le=32, description="orientations the pose is first read from")
+    candidates: int = Field(16, ge=1, le=60, description="orientations that are refined, of sixty tried")
     steps: int = Field(4, ge=1, le=12, description="refinements of each candidate")
-    least_chance: float = Field(0.5, ge=0, le=1, description="chance of a head below which there is none")
+    least_chance: float = Field(0.7, ge=0, le=1, description="chance of a head below which there is none")
     precision: Precision = Field("f32", description="arithmetic: f32, or bf16 where it is faster")
 
 
@@ -73,15 +70,15 @@ def build(config: Config, device: str) -> MidsagittalPlane:
     """
     restored = restore(TRAINING, "models3d", name=config.weights)
     network, settings = restored.network, restored.settings
-    whole, cube = (
-        torch.rand(1, CHANNELS, *[settings.view] * 3),
-        torch.rand(2, CHANNELS, *[settings.patch] * 3),
+    whole, coarse, fine = (
+        torch.rand(count, CHANNELS, *[side] * 3)
+        for count, side in zip((1, 2, 2), (settings.view, *settings.sides), strict=True)
     )
     options: dict[str, Any] = {"device": device, "precision": config.precision}
     readers = Readers(
         compile_network(network.finder, whole, dynamic_dims=(), **options),
-        compile_network(network.coarse, cube, dynamic_dims=(0,), **options),
-        compile_network(network.fine, cube, dynamic_dims=(), **options),
+        compile_network(network.coarse, coarse, dynamic_dims=(0,), **options),
+        compile_network(network.fine, fine, dynamic_dims=(), **options),
         settings,
     )
     return MidsagittalPlane(
@@ -115,8 +112,9 @@ class MidsagittalPlane:
         """Find the head and its pose.
 
         Returns:
-            Chance of a head, correlation of its two sides, part of it in view; its centre and half axes
-            (samples of ``scan``); its axes forward, left, up as columns. Zeros where there is none.
+            Chance of a head (the lower of finder's and reader's), correlation of its two sides, part of it in
+            view; its centre and half axes (samples of ``scan``); its axes forward, left, up as columns. Zeros
+            where there is none.
         """
         grey, mask = grey_levels(scan)
         view = View(grey, mask, coarser=pyramid(grey, mask))
@@ -128,7 +126,7 @@ class MidsagittalPlane:
         if self.config.method == "symmetry":
             pose = _by_symmetry(view, centre, radius=radius, chance=chance)
         likeness = similarity(view, centre=pose.centre, radii=pose.radii, frame=pose.frame)
-        numbers = torch.tensor([pose.present, likeness, _in_view(view, pose)])
+        numbers = torch.tensor([min(chance, pose.present), likeness, _in_view(view, pose)])
         return numbers, torch.stack([pose.centre, pose.radii]), pose.frame
 
     def postprocess(self, raw: Raw, scan: Scan) -> tuple[Finding, ...]:
@@ -159,16 +157,18 @@ class MidsagittalPlane:
         return tuple(_warnings(raw, scan.grid))
 
     def _pose(self, view: View, centre: Tensor, *, radius: float) -> Pose:
-        turns = starting_turns(self.config.starts)
-        if self.config.method != "iterative":
-            return read_from(view, self.readers, centre=centre, radius=radius, starts=turns[:1])[0]
         # A first look sets place and size right: a head cut by the view looks small to the finder.
-        first = gathered(read_from(view, self.readers, centre=centre, radius=radius, starts=turns[:4]))[0]
-        poses = read_from(
-            view, self.readers, centre=first.centre, radius=float(first.radii.mean()), starts=turns
-        )
-        best = [refined(view, self.readers, pose=p, steps=self.config.steps) for p in gathered(poses)[:3]]
-        return max(best, key=lambda p: p.aligned or 0.0)
+        first = scanned(view, self.readers, centre=centre, radius=radius)[:4]
+        centre = torch.stack([p.centre for p in first]).median(0).values
+        radius = float(torch.stack([p.radii.mean() for p in first]).median())
+        poses = scanned(view, self.readers, centre=centre, radius=radius)
+        if self.config.method != "iterative":
+            return poses[0]
+        chosen = poses[: self.config.candidates]
+        near = [refined(view, self.readers, pose=p, steps=2, near=False) for p in chosen]
+        steps = self.config.steps
+        best = [refined(view, self.readers, pose=p, steps=steps, near=True) for p in distinct(near)]
+        return max(best, key=lambda p: p.aligned)
 
 
 _NONE = "not detected"

@@ -15,7 +15,6 @@ from usvol.runtime import Network
 from usvol.scan import Grid, Scan, Source
 from usvol.training.members import join_members
 from video.recipes.cardiac_phase import Settings, new_network
-from video.tasks._cardiac_phase_draft import CardiacPhase, Config, build, thinned
 from video.tasks._echo_beats import (
     LESS_THAN_ONE_BEAT,
     NO_EVENTS,
@@ -26,6 +25,7 @@ from video.tasks._echo_beats import (
     systoles,
     whole_beats,
 )
+from video.tasks.cardiac_phase import CardiacPhase, Config, build, thinned
 
 SMALL = Settings(width=4, hidden=8, length=12, layers=2)
 REGULAR = [(0.2, 0.55), (1.2, 1.55), (2.2, 2.55)]

@@ -4,8 +4,6 @@ One network outlines the ventricle in every frame; the size over time gives ED a
 discs of the masks (Lang et al., ASE/EACVI 2015) and by a CNN-LSTM that reads the beat (after Ouyang et al.,
 Nature 580:252, 2020, and Smistad et al., TUFFC 67:2595, 2020), side by side and fused. EF needs no scale;
 volumes in mL do. It was trained on simulated cines only (``video/phantoms/heart.py``). Not a medical device.
-
-No weights are trained yet: rename this module to ``ejection_fraction.py`` when they are.
 """
 
 from __future__ import annotations
@@ -64,7 +62,7 @@ class Config(BaseModel):
         None, ge=0, description="use one network of an ensemble only; the first if unset"
     )
     fusion: float = Field(
-        0.5, ge=0, le=1, description="share of the CNN-LSTM in the fused EF; the rest is that of the masks"
+        0.0, ge=0, le=1, description="share of the CNN-LSTM in the fused EF; the rest is that of the masks"
     )
     clips: Literal["beats", "protocol"] = Field(
         "beats",
@@ -201,7 +199,7 @@ class EjectionFraction:
         )
         at = efs[:, 0].long().tolist()
         read = [
-            ef_curve(EF_NAMES[key], efs[:, column].tolist(), at, like=curve)
+            ef_curve(EF_NAMES[key], efs[:, column].tolist(), at=at, like=curve)
             for column, key in ((1, "clip"), (2, "frames"))
         ]
         both = self._fused(labels, curve, read[0])
@@ -295,7 +293,7 @@ class EjectionFraction:
             fused(discs, ef, share=self.config.fusion)
             for discs, ef in zip(beat_discs(labels, beats), regressed, strict=True)
         ]
-        found = ef_curve(EF_NAMES["fused"], values, [beat.es for beat in beats], like=curve)
+        found = ef_curve(EF_NAMES["fused"], values, at=[beat.es for beat in beats], like=curve)
         return () if found is None else (found, ef_scores(sum(found.values) / len(found.values)))
 
     def _gate(self, features: Tensor) -> Flag | None:
