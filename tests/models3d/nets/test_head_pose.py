@@ -32,5 +32,5 @@ def test_frames_are_orthonormal_with_left_as_forward_by_up():
 
 
 def test_the_three_networks_fit_in_one_small_file():
-    network = PlaneNetwork(3, patch=32, widths=(20, 40, 80))
+    network = PlaneNetwork(3, sides=(24, 32), widths=(20, 40, 80))
     assert 2 * sum(p.numel() for p in network.parameters()) < 8e6, "float16, bytes"

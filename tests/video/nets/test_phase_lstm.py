@@ -40,5 +40,7 @@ def test_an_unknown_step_is_told_apart_from_the_usual_one():
 
 def test_every_weight_learns(network):
     learner = PhaseLSTM(width=4, hidden=8).train()
-    learner(clip(4), torch.full((1, 4), 0.02)).square().sum().backward()
+    embedded = learner.encoder(clip(4))
+    answers = learner.read(embedded, torch.full((1, 4), 0.02))
+    (answers.square().sum() + learner.size(embedded).square().sum()).backward()
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in learner.parameters())
