@@ -33,8 +33,8 @@ class MeasurementTable(QWidget):
         super().__init__(parent)
         self.measurements: tuple[Measurement, ...] = ()
         self.table = read_only_table(_TITLES)
-        self.table.setAlternatingRowColors(True)
-        self.table.setWordWrap(True)
+        # One line each, the rest in the tooltip. Napari's themes have no alternate row colour.
+        self.table.setWordWrap(False)
         self.copy_button, self.export_button = QPushButton("Copy"), QPushButton("Export CSV…")
         self.copy_button.setToolTip("Copy all rows, tab-separated, for a spreadsheet (Ctrl+C)")
         self.copy_button.clicked.connect(self.copy)
