@@ -31,6 +31,6 @@ $(READY): pyproject.toml plugins/napari/pyproject.toml .ci/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "usvol needs Python 3.11 or later")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint .ci/constraints.txt \
-		--editable '.[train,itk,dev]' --editable './plugins/napari[test]'
+		--editable '.[train,itk,bench,dev]' --editable './plugins/napari[test]'
 	@.ci/debian-libraries $(BIN)/python
 	touch $@
