@@ -9,7 +9,7 @@ import numpy as np
 
 from usvol.resampling import plane_axes
 from usvol.result import Plane
-from usvol.scan import Grid, Vec3
+from usvol.scan import Grid, vec3
 
 
 def nudged(plane: Plane, *, offset: float = 0.0, tilt_deg: float = 0.0, turn_deg: float = 0.0) -> Plane:
@@ -35,16 +35,11 @@ def nudged(plane: Plane, *, offset: float = 0.0, tilt_deg: float = 0.0, turn_deg
     normal = normal * math.cos(tilt) + down * math.sin(tilt)
     normal = normal * math.cos(turn) + right * math.sin(turn)
     point = np.asarray(plane.point, float) + offset * normal
-    return dataclasses.replace(plane, point=_vec(point), normal=_vec(normal), up=_vec(up))
+    return dataclasses.replace(plane, point=vec3(point), normal=vec3(normal), up=vec3(up))
 
 
 def middle_plane(grid: Grid, *, name: str = "plane") -> Plane:
     """Return the plane through the middle of a volume across its z axis, the y axis pointing down."""
     centre = grid.to_world((np.asarray(grid.shape) - 1) / 2)
     across, down, _ = np.asarray(grid.direction, float).T
-    return Plane(name, _vec(centre), normal=_vec(across), up=_vec(-down))
-
-
-def _vec(values: np.ndarray) -> Vec3:
-    z, y, x = (float(v) for v in values)
-    return (z, y, x)
+    return Plane(name, vec3(centre), normal=vec3(across), up=vec3(-down))

@@ -158,13 +158,13 @@ class Grid:
 
     def with_spacing(self, spacing_mm: Vec3) -> Grid:
         """Return the same samples with ``spacing_mm`` per sample, origin at 0."""
-        return dataclasses.replace(self, spacing_mm=_vec(spacing_mm), origin_mm=(0.0, 0.0, 0.0))
+        return dataclasses.replace(self, spacing_mm=vec3(spacing_mm), origin_mm=(0.0, 0.0, 0.0))
 
     def _moved(self, origin: Any, step: Any, shape: Shape3) -> Grid:
         shape = tuple(int(n) for n in shape)  # type: ignore[assignment]
         if self.is_calibrated:
-            return dataclasses.replace(self, shape=shape, origin_mm=_vec(origin), spacing_mm=_vec(step))
-        return dataclasses.replace(self, shape=shape, origin_px=_vec(origin), step_px=_vec(step))
+            return dataclasses.replace(self, shape=shape, origin_mm=vec3(origin), spacing_mm=vec3(step))
+        return dataclasses.replace(self, shape=shape, origin_px=vec3(origin), step_px=vec3(step))
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,6 +350,7 @@ def _stated_times_s(indices: Sequence[int], fps: float) -> tuple[float, ...]:
     return tuple(i / fps for i in indices)
 
 
-def _vec(values: Any) -> Vec3:
+def vec3(values: Any) -> Vec3:
+    """Return three numbers of any sequence or array as plain floats."""
     z, y, x = (float(v) for v in values)
     return (z, y, x)

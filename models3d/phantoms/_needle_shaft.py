@@ -137,8 +137,8 @@ def drawn_finish(rng: np.random.Generator, shaft: Shaft, *, clear: bool) -> Fini
     return Finish(
         level_db=level_db,
         fall_power=rng.uniform(1.5, 7),
-        # However steep, it stays clearly brighter than tissue: what nobody sees cannot be marked. With 3 dB in
-        # place of 12, half of the shafts were within 0.75 deviations of the speckle around them.
+        # However steep, it stays clearly brighter than tissue: what nobody sees cannot be marked. With 3 dB
+        # in place of 12, half of the shafts were within 0.75 deviations of the speckle around them.
         rough_db=rng.uniform(3, min(22, level_db - _STANDS_OUT_DB)),
         back_mm=np.arange(count) * _KNOT_MM,
         varying_db=varying,

@@ -15,7 +15,7 @@ from models3d.tasks._aortic_mesh import FACES, N_WALL, VERTEX_LABELS, box_of
 from models3d.tasks._aortic_surface import Aligned, cube_grid
 from usvol.resampling import sample_on
 from usvol.result import Box, Curve, Finding, Labels, Measurement, Surface
-from usvol.scan import Grid, Scan, Vec3
+from usvol.scan import Grid, Scan, vec3
 
 NAME = "aortic_valve"
 MEASURED_FROM = 0.97  # part of the wall in the field of view from which the valve is measured
@@ -113,8 +113,8 @@ def _named(key: str) -> tuple[str, None, str]:
 
 def _box(reading: Reading, *, name: str, frame_index: int | None) -> Box:
     centre, size, rotation = box_of(reading.vertices.double().numpy())
-    rows = tuple(_vec(row) for row in rotation)
-    return Box(name, _vec(centre), _vec(size), rows, reading.chance, frame_index)  # type: ignore[arg-type]
+    rows = tuple(vec3(row) for row in rotation)
+    return Box(name, vec3(centre), vec3(size), rows, reading.chance, frame_index)  # type: ignore[arg-type]
 
 
 def _surface(reading: Reading, scan: Scan, *, name: str) -> Surface:
@@ -158,8 +158,3 @@ def evidence(chances: Tensor) -> Tensor:
     root, cusps = chances
     # Both are the larger above one half, as in training, whatever the other says.
     return torch.stack([1 - root, root * (2 - 2 * cusps).clamp(max=1), root * (2 * cusps).clamp(max=1)])
-
-
-def _vec(values: np.ndarray) -> Vec3:
-    z, y, x = (float(v) for v in values)
-    return (z, y, x)

@@ -36,7 +36,7 @@ from models3d.tasks._needle_tracing import TUBE, Trace, candidate, refined, trac
 from usvol import measurement
 from usvol.result import Finding, Flag, Labels, Line, Measurement, Plane, Severity
 from usvol.runtime import Network, Precision, compile_network
-from usvol.scan import Frame, Kind, Scan, Selection, Vec3
+from usvol.scan import Frame, Kind, Scan, Selection, vec3
 from usvol.training.members import restore
 
 __all__ = ["TRAINING", "Config", "build"]
@@ -264,7 +264,7 @@ def _lines(traces: list[Trace | None], scan: Scan) -> list[Line]:
         if found is None:
             continue
         entry, tip = (
-            _vec(scan.grid.to_world(found.path.points(np.array([at]))[0] / scale))
+            vec3(scan.grid.to_world(found.path.points(np.array([at]))[0] / scale))
             for at in (found.path.start, found.path.end)
         )
         name = f"needle_{number:03d}" if several else "needle"
@@ -277,7 +277,7 @@ def _smoothed(lines: list[Line], times_s: tuple[float, ...]) -> list[Line]:
     tips, _ = smoothed_tips(np.array([line.tip for line in lines]), times)
     entries, _ = smoothed_tips(np.array([line.entry for line in lines]), times)
     return [
-        Line(line.name, _vec(entry), _vec(tip), line.confidence, line.frame_index)
+        Line(line.name, vec3(entry), vec3(tip), line.confidence, line.frame_index)
         for line, entry, tip in zip(lines, entries, tips, strict=True)
     ]
 
@@ -291,12 +291,12 @@ def _needle_plane(line: Line) -> Plane:
     normal /= np.linalg.norm(normal)
     up = hint - (hint @ normal) * normal
     up /= np.linalg.norm(up)
-    return Plane("needle_plane", line.tip, _vec(normal), _vec(up), line.confidence)
+    return Plane("needle_plane", line.tip, vec3(normal), vec3(up), line.confidence)
 
 
 def _angle(line: Line, scan: Scan) -> Measurement:
     """The angle between needle and probe face, positive when it points away from the probe."""
-    ahead = _vec(np.array(line.tip) - line.entry)
+    ahead = vec3(np.array(line.tip) - line.entry)
     to_depth = measurement.angle_deg(ahead, (0.0, 1.0, 0.0), grid=scan.grid, reason=scan.calibration.reason)
     known = scan.grid.frame is Frame.PROBE
     note = None if known else "takes the world's y for the direction away from the probe"
@@ -312,8 +312,3 @@ def _speed(lines: list[Line], scan: Scan) -> Measurement:
     passed = scan.times_s[last.frame_index or 0] - scan.times_s[first.frame_index or 0]
     way = measurement.length_mm([line.tip for line in (first, last)], scan.grid)
     return Measurement("tip_speed", way / passed, "mm/s", note="mean, from the first to the last frame seen")
-
-
-def _vec(values: np.ndarray) -> Vec3:
-    z, y, x = (float(v) for v in values)
-    return (z, y, x)

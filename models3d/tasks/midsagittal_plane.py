@@ -7,7 +7,6 @@ UMB 2017). Trained on simulated volumes only (``models3d/phantoms/fetal_head.py`
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -33,7 +32,7 @@ from models3d.tasks._midsagittal_symmetry import searched, similarity
 from usvol import measurement
 from usvol.result import Box, Finding, Flag, Measurement, Plane, Scores, Severity
 from usvol.runtime import Precision, compile_network
-from usvol.scan import Grid, Kind, Matrix3, Scan, Selection, Vec3
+from usvol.scan import Grid, Kind, Matrix3, Scan, Selection, vec3
 from usvol.training.members import restore
 
 __all__ = ["TRAINING", "Config", "build"]
@@ -203,12 +202,12 @@ def _findings(raw: Raw, grid: Grid) -> Iterator[Finding]:
     left = np.cross(forward, up)
     world = grid.to_world(centre)
     inside = _nearest_inside(grid, world, left)
-    yield Plane(PLANE, _vec(inside), _vec(left), _vec(up), confidence=float(np.clip(raw[0][1], 0, 1)))
+    yield Plane(PLANE, vec3(inside), vec3(left), vec3(up), confidence=float(np.clip(raw[0][1], 0, 1)))
     if bool(np.all((centre >= 0) & (centre <= np.asarray(grid.shape) - 1))):
         size = 2 * radii * float(np.mean(grid.step))
         rows = np.stack([forward, left, up], 1).tolist()
         axes: Matrix3 = (tuple(rows[0]), tuple(rows[1]), tuple(rows[2]))
-        yield Box("head", _vec(world), _vec(size), axes, confidence=float(raw[0][0]))
+        yield Box("head", vec3(world), vec3(size), axes, confidence=float(raw[0][0]))
 
 
 def _nearest_inside(grid: Grid, point: np.ndarray, normal: np.ndarray) -> np.ndarray:
@@ -232,7 +231,7 @@ def _diameters(box: Box | None, grid: Grid, *, found: bool) -> Iterator[Measurem
             continue
         axis = np.asarray(box.rotation)[:, column] * box.size[column] / 2
         middle = np.asarray(box.centre)
-        length = measurement.length_mm([_vec(middle - axis), _vec(middle + axis)], grid)
+        length = measurement.length_mm([vec3(middle - axis), vec3(middle + axis)], grid)
         yield Measurement(name, length, "mm", note="outer to outer, of the ellipsoid read from the skull")
 
 
@@ -256,7 +255,7 @@ def _angles(plane: Plane | None, grid: Grid) -> Iterator[Measurement]:
         if plane is None:
             yield Measurement(title, None, "°", note=_NONE)
             continue
-        axis = _vec(np.asarray(grid.direction)[:, column])
+        axis = vec3(np.asarray(grid.direction)[:, column])
         angle = measurement.angle_deg(plane.normal, axis, grid=grid)
         yield Measurement(title, min(angle, 180 - angle), "°")
 
@@ -278,10 +277,3 @@ def _warnings(raw: Raw, grid: Grid) -> Iterator[Flag]:
             "Is the scale of the file right?",
             Severity.WARNING,
         )
-
-
-def _vec(values: np.ndarray) -> Vec3:
-    z, y, x = (float(v) for v in values)
-    if not all(map(math.isfinite, (z, y, x))):
-        raise ValueError(f"a finding needs finite coordinates, got {values}")
-    return (z, y, x)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from usvol.formats.dicom_times import real
 from usvol.scan import Calibration, Trust
 
 if TYPE_CHECKING:
@@ -96,12 +97,12 @@ def _region(item: Dataset) -> Region:
         y1=_whole(item.get("RegionLocationMaxY1"), -1),
         unit_x=_named(UNITS, item.get("PhysicalUnitsXDirection")),
         unit_y=_named(UNITS, item.get("PhysicalUnitsYDirection")),
-        delta_x=_real(item.get("PhysicalDeltaX")),
-        delta_y=_real(item.get("PhysicalDeltaY")),
+        delta_x=real(item.get("PhysicalDeltaX")),
+        delta_y=real(item.get("PhysicalDeltaY")),
         reference_x=_whole(item.get("ReferencePixelX0"), None),
         reference_y=_whole(item.get("ReferencePixelY0"), None),
         flags=_whole(item.get("RegionFlags"), 0),
-        transducer_khz=_real(item.get("TransducerFrequency")) or None,
+        transducer_khz=real(item.get("TransducerFrequency")) or None,
     )
 
 
@@ -176,10 +177,3 @@ def _whole(value: Any, missing: Any) -> Any:
         return int(value)
     except (TypeError, ValueError, OverflowError):
         return missing
-
-
-def _real(value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return math.nan

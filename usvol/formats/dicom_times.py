@@ -63,7 +63,7 @@ def _order(pointer: list[int]) -> tuple[str, ...]:
 
 
 def _times(dataset: Dataset, name: str, frames: int, warnings: list[str]) -> tuple[float, ...] | None:
-    values = [_real(v) for v in _listed(dataset.get(name))]
+    values = [real(v) for v in _listed(dataset.get(name))]
     if not values:
         return None
     if name == "FrameTimeVector":
@@ -96,7 +96,8 @@ def _listed(value: Any) -> list[Any]:
     return list(value)
 
 
-def _real(value: Any) -> float:
+def real(value: Any) -> float:
+    """Return an attribute as a float; NaN where it is no number."""
     try:
         return float(value)
     except (TypeError, ValueError):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from usvol.errors import CorruptFileError
-from usvol.scan import Frame, Grid, Matrix3, Shape3, Vec3
+from usvol.scan import Frame, Grid, Matrix3, Shape3, vec3
 
 _ROUNDING, _SHEAR_REFUSED = 1e-4, 0.02
 _REVERSED = np.eye(4)[[2, 1, 0, 3]]
@@ -39,8 +39,8 @@ def grid_from_affine(
     if step.min() < 1e-9 or step.max() > 1e6:
         raise CorruptFileError(path, f"its sample spacing is {step.tolist()}", "write its geometry anew")
     direction, notes = _orthonormal(path, matrix[:3, :3] / step)
-    spacing = _vec(step[::-1] if shape[0] > 1 else (step[1], step[1], step[0]))
-    origin, axes = _vec(matrix[2::-1, 3]), _matrix(direction[::-1, ::-1])
+    spacing = vec3(step[::-1] if shape[0] > 1 else (step[1], step[1], step[0]))
+    origin, axes = vec3(matrix[2::-1, 3]), _matrix(direction[::-1, ::-1])
     if calibrated:
         return Grid(shape, spacing, origin, axes, frame), notes
     return Grid(shape, None, None, axes, frame, step_px=spacing, origin_px=origin), notes
@@ -78,12 +78,7 @@ def _orthonormal(path: Path, axes: np.ndarray) -> tuple[np.ndarray, tuple[str, .
     return nearest, ()
 
 
-def _vec(values: object) -> Vec3:
-    z, y, x = (float(v) for v in values)  # type: ignore[attr-defined]
-    return (z, y, x)
-
-
 def _matrix(values: np.ndarray) -> Matrix3:
     # Rounding leaves negative zeros, which read badly and mean nothing.
-    first, second, third = (_vec(row) for row in values + 0.0)
+    first, second, third = (vec3(row) for row in values + 0.0)
     return (first, second, third)

@@ -84,6 +84,7 @@ def lazy_layers(frames: Frames, *, name: str | None = None) -> list[LayerTuple]:
         **placed(placement),
         "name": name or title_of(header.source),
         "contrast_limits": limits,
+        "interpolation2d": "linear",
         "rgb": header.channels == 3,
         "metadata": {Key.SOURCE: header.source, Key.PLACEMENT: placement, Key.HEADER: header},
     }

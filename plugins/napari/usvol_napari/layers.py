@@ -7,7 +7,7 @@ No Qt, no viewer and no window here. What a layer was made from stands in its me
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import singledispatch
@@ -33,6 +33,7 @@ LayerTuple = tuple[Any, dict[str, Any], str]
 
 _WHITE, _LINE, _TIP = "white", "#56b4e9", "#d55e00"
 _BORDER = 0.0  # planes end at the outermost samples: beyond them they would shift napari's slider steps
+_KINDS = {Surface: "mesh", Box: "box", Plane: "plane", Line: "line", Labels: "labels", Heatmap: "map"}
 _BOX_EDGES = ((0, 1, 3, 2, 0), (4, 5, 7, 6, 4), (0, 4), (1, 5), (2, 6), (3, 7))
 
 
@@ -79,7 +80,12 @@ def image_layers(
     shape = [n for n, shown in ((samples.shape[0], placement.has_time),) if shown]
     shape += placement.grid.shape[3 - len(placement.space_axes) :]
     notes = {Key.SOURCE: source, Key.PLACEMENT: placement, **(metadata or {})}
-    options = {**placed(placement), "metadata": notes, "contrast_limits": window(samples)}
+    options = {
+        **placed(placement),
+        "metadata": notes,
+        "contrast_limits": window(samples),
+        "interpolation2d": "linear",
+    }
     if samples.shape[1] == 3:
         coloured = np.moveaxis(samples, 1, -1).reshape(*shape, 3)
         return [(coloured, {**options, "name": title, "rgb": True}, "image")]
@@ -108,9 +114,18 @@ def result_layers(result: Result, scan: Scan | Placement) -> list[LayerTuple]:
             placement,
             frames=result.source.frame_indices,
             scan=scan if isinstance(scan, Scan) else None,
+            beside=result.findings,
         )
     ]
+    taken: set[str] = set()
+    mapped = any(isinstance(finding, Labels) for finding in result.findings)
     for _, options, _ in layers:
+        finding = options["metadata"][Key.FINDING]
+        if options["name"] in taken:
+            options["name"] += f" {_KINDS.get(type(finding), '')}".rstrip()
+        taken.add(options["name"])
+        if isinstance(finding, Surface):
+            options["visible"] = not mapped  # in slices, napari shows but scraps of a mesh
         options["metadata"] |= {Key.RESULT: result, Key.SOURCE: result.source}
     return layers
 
@@ -121,13 +136,16 @@ def finding_layers(
     *,
     frames: tuple[int, ...] | None = None,
     scan: Scan | None = None,
+    beside: Iterable[Finding] = (),
 ) -> list[LayerTuple]:
     """Return the layers of one finding: none for curves and scores, which are no part of the picture.
 
     ``frames`` are the file frames that the task saw (``result.source.frame_indices``), None for all as shown.
-    With ``scan`` a plane shows the tissue it cuts.
+    With ``scan`` a plane shows the tissue it cuts. A mesh has the colour of the structure of its name in the
+    label maps ``beside`` it.
     """
-    layers = list(_layers(finding, _Scene(placement, frames, scan)))
+    values = {name: value for f in beside if isinstance(f, Labels) for value, name in f.names.items()}
+    layers = list(_layers(finding, _Scene(placement, frames, scan, values)))
     for _, options, _ in layers:
         notes = {Key.FINDING: finding, Key.PLACEMENT: placement}
         options["metadata"] = notes | options.get("metadata", {})
@@ -172,11 +190,15 @@ def window(samples: np.ndarray) -> tuple[float, float]:
 
 @dataclass(frozen=True, slots=True)
 class _Scene:
-    """What findings are shown in: placement, file frames that the task saw, the scan where it is at hand."""
+    """What findings are shown in.
+
+    Placement, file frames that the task saw, the scan where it is at hand, label values by structure.
+    """
 
     placement: Placement
     frames: tuple[int, ...] | None
     scan: Scan | None
+    values: Mapping[str, int]
 
     def file_frame(self, position: int) -> int:
         """Return the frame shown for a position in the scan that the task saw."""
@@ -236,7 +258,7 @@ def _(finding: Surface, scene: _Scene) -> Iterator[LayerTuple]:
     options: dict[str, Any] = {**_drawn(scene.placement), "name": finding.name, "shading": "smooth"}
     vertices = to_viewer(np.asarray(finding.vertices), scene.placement)
     if finding.vertex_labels is None:
-        colours = np.tile(colour_of(1), (len(vertices), 1))
+        colours = np.tile(colour_of(scene.values.get(finding.name, 1)), (len(vertices), 1))
     else:
         labels = np.asarray(finding.vertex_labels)
         colours = np.array([colour_of(int(v)) if v > 0 else (0.8, 0.8, 0.8, 1.0) for v in labels])

@@ -87,6 +87,16 @@ def test_twice_the_frame_times_halve_the_heart_rate_and_leave_ef(answers):
     assert ef == pytest.approx(value(answers["ejection_fraction"], "ejection_fraction"), abs=3)
 
 
+def test_every_second_frame_gives_the_same_heart_rate_and_ef(answers):
+    scan = phantom()[0]
+    assert scan.times_s is not None
+    half = dataclasses.replace(scan, data=scan.data[::2], times_s=scan.times_s[::2])
+    rate = value(usvol.run(usvol.build_task("cardiac_phase", device="cpu"), half), "heart_rate")
+    assert rate == pytest.approx(value(answers["cardiac_phase"], "heart_rate"), rel=0.05)
+    ef = value(usvol.run(usvol.build_task("ejection_fraction", device="cpu"), half), "ejection_fraction")
+    assert ef == pytest.approx(value(answers["ejection_fraction"], "ejection_fraction"), abs=3)
+
+
 def store() -> None:
     """Write the answers of the weights that ship now to ``GOLDEN``."""
     kept = {"cardiac_phase": ("heart_rate",), "ejection_fraction": ("ejection_fraction",)}

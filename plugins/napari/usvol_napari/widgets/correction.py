@@ -24,6 +24,7 @@ from qtpy.QtWidgets import (
 from usvol.result import Finding, Labels, Line, Plane, Result, Surface
 from usvol_napari.edits import labels_of, line_of
 from usvol_napari.layers import Key, colour_of, finding_layers
+from usvol_napari.widgets.arrangement import shown_in
 from usvol_napari.widgets.plane_sliders import PlaneSliders
 from usvol_napari.widgets.run_task import show_analysis
 from usvol_napari.widgets.session import Analysis, session_of
@@ -209,9 +210,9 @@ class Correction(QWidget):
             if not isinstance(old, Surface) or surfaces.get(old.name) is old:
                 continue
             new = surfaces.get(old.name)
-            layer.visible = new is not None
+            layer.visible = new is not None and shown_in(layer, self.viewer.dims.ndisplay)
             if new is not None:
-                data, options, _ = finding_layers(new, analysis.shown.placement)[0]
+                data, options, _ = finding_layers(new, analysis.shown.placement, beside=result.findings)[0]
                 _redraw(layer, data, options)
                 layer.metadata = {**layer.metadata, Key.FINDING: new}
         self._refresh()

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QScrollArea, QSplitter, QTabWidget, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QMainWindow, QScrollArea, QSplitter, QTabWidget, QVBoxLayout, QWidget
 
 from usvol.result import Curve, Result
 from usvol_napari.layers import Key
+from usvol_napari.widgets.arrangement import Arrangement
 from usvol_napari.widgets.batch_tab import BatchTab
 from usvol_napari.widgets.correction import Correction
 from usvol_napari.widgets.curve_plot import CurvePlot
@@ -23,7 +24,8 @@ from usvol_napari.widgets.timers import single_shot
 if TYPE_CHECKING:
     import napari.viewer
 
-_WIDTH_PX, _TABS_PX, _RESULTS_PX = 400, 330, 330
+_WIDTH_PX, _TABS_PX, _RESULTS_PX = 420, 330, 330
+_CURVE_PX, _SETTLED_MS = 230, 100
 _CURVE_DOCK = "usvol curve"
 
 
@@ -51,6 +53,7 @@ class Workbench(QWidget):
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self.splitter)
         self.setMinimumWidth(_WIDTH_PX)
+        self.arrangement = Arrangement(napari_viewer, self)
         self.session = session_of(napari_viewer)
         self.session.analysed.connect(self._show_curve)
         self._show_curve(self.session.analysis)
@@ -89,9 +92,15 @@ def analysis_shown(viewer: Any) -> Analysis | None:
 
 
 def open_curve(viewer: Any) -> CurvePlot:
-    """Open the dock of curves below the picture."""
+    """Open the dock of curves below the picture, which keeps the room beside it and most of its height."""
     curve = CurvePlot(viewer)
-    viewer.window.add_dock_widget(curve, name=_CURVE_DOCK, area="bottom", tabify=False)
+    dock = viewer.window.add_dock_widget(curve, name=_CURVE_DOCK, area="bottom", tabify=False)
+    window = dock.parent()
+    if isinstance(window, QMainWindow):
+        window.setCorner(Qt.Corner.BottomLeftCorner, Qt.DockWidgetArea.LeftDockWidgetArea)
+        window.setCorner(Qt.Corner.BottomRightCorner, Qt.DockWidgetArea.RightDockWidgetArea)
+        window.resizeDocks([dock], [_CURVE_PX], Qt.Orientation.Vertical)
+    single_shot(viewer.reset_view, curve, after_ms=_SETTLED_MS).start()
     return curve
 
 
