@@ -263,31 +263,36 @@ def row(result: Result, case: Case) -> Row:
     (curve,) = (f for f in result.findings if isinstance(f, Curve) and f.name == CURVE)
     times = curve.times_s or tuple(n / _USUAL_FPS for n in range(len(curve.values)))
     sample = {"times_s": torch.tensor(times, dtype=torch.float64), **case.reference}
+    step_s = (times[-1] - times[0]) / max(len(times) - 1, 1)
     values: Row = {}
     for name in EVENTS:
         guessed = [times[e.index] for e in curve.events if e.name == name]
-        true = [t for t in event_times(sample, name.lower()) if times[0] <= t <= times[-1]]
-        step_s = (times[-1] - times[0]) / max(len(times) - 1, 1)
-        for part, inner in (("", False), ("inner_", True)):
-            kept = [t for t in true if not inner or times[0] + _BORDER_S <= t <= times[-1] - _BORDER_S]
-            values |= {f"{part}{name.lower()}_{k}": v for k, v in _counts(guessed, kept, true).items()}
-            values[f"{part}{name.lower()}_frames"] = values[f"{part}{name.lower()}_ms"] / 1000 / step_s
+        true = event_times(sample, name.lower())
+        for part, border_s in (("", 0.0), ("inner_", _BORDER_S)):
+            key = f"{part}{name.lower()}"
+            counts = _counts(guessed, true, within=(times[0] + border_s, times[-1] - border_s))
+            values |= {f"{key}_{k}": v for k, v in counts.items()}
+            values[f"{key}_frames"] = values[f"{key}_ms"] / 1000 / step_s
     return values
 
 
-def _counts(guessed: Sequence[float], kept: Sequence[float], true: Sequence[float]) -> dict[str, float]:
+def _counts(
+    guessed: Sequence[float], true: Sequence[float], *, within: tuple[float, float]
+) -> dict[str, float]:
+    """Match the true events within a stretch. A guess beyond it, or at an event beyond it, is no false one."""
+    low, high = within
+    kept, beyond = ([t for t in true if (low <= t <= high) == inside] for inside in (True, False))
     pairs = metrics.matched_events(guessed, kept, tolerance=MATCH_S)
-    # A guess at an event that is not counted (at the end of the clip) is no false one.
-    others = [t for t in true if t not in kept]
-    spare = [g for i, g in enumerate(guessed) if i not in {i for i, _ in pairs}]
-    excused = len(metrics.matched_events(spare, others, tolerance=MATCH_S))
+    matched = {i for i, _ in pairs}
+    spare = [g for i, g in enumerate(guessed) if i not in matched and low <= g <= high]
+    false = len(spare) - len(metrics.matched_events(spare, beyond, tolerance=MATCH_S))
     errors = [guessed[i] - kept[j] for i, j in pairs]
     return {
         "ms": 1000 * sum(abs(e) for e in errors),
         "signed_ms": 1000 * sum(errors),
         "matched": len(pairs),
         "true": len(kept),
-        "guessed": len(guessed) - excused,
+        "guessed": len(pairs) + false,
     }
 
 

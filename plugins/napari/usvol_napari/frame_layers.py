@@ -12,7 +12,7 @@ from dask.array.core import Array
 
 from usvol.errors import ReadError
 from usvol.frame_access import Frames, decoded_bytes
-from usvol_napari.layers import Key, LayerTuple, placed, title_of, window
+from usvol_napari.layers import LOOK, Key, LayerTuple, placed, title_of, window
 from usvol_napari.placement import placement_of
 
 _CHUNK_BYTES = 16 << 20
@@ -84,7 +84,7 @@ def lazy_layers(frames: Frames, *, name: str | None = None) -> list[LayerTuple]:
         **placed(placement),
         "name": name or title_of(header.source),
         "contrast_limits": limits,
-        "interpolation2d": "linear",
+        **LOOK,
         "rgb": header.channels == 3,
         "metadata": {Key.SOURCE: header.source, Key.PLACEMENT: placement, Key.HEADER: header},
     }

@@ -34,6 +34,8 @@ LayerTuple = tuple[Any, dict[str, Any], str]
 _WHITE, _LINE, _TIP = "white", "#56b4e9", "#d55e00"
 _BORDER = 0.0  # planes end at the outermost samples: beyond them they would shift napari's slider steps
 _KINDS = {Surface: "mesh", Box: "box", Plane: "plane", Line: "line", Labels: "labels", Heatmap: "map"}
+LOOK: dict[str, Any] = {"interpolation2d": "linear", "blending": "translucent_no_depth"}
+"""Of scans: smooth between samples, and in 3D behind what was found in them, which else would be hidden."""
 _BOX_EDGES = ((0, 1, 3, 2, 0), (4, 5, 7, 6, 4), (0, 4), (1, 5), (2, 6), (3, 7))
 
 
@@ -84,7 +86,7 @@ def image_layers(
         **placed(placement),
         "metadata": notes,
         "contrast_limits": window(samples),
-        "interpolation2d": "linear",
+        **LOOK,
     }
     if samples.shape[1] == 3:
         coloured = np.moveaxis(samples, 1, -1).reshape(*shape, 3)

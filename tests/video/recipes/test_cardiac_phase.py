@@ -176,6 +176,8 @@ def test_events_at_the_ends_may_be_left_out(tmp_path):
     case = Case("a", "a", tmp_path, {"ed_times_s": [0.05, 1.0], "es_times_s": [0.4]})
     row = recipe.row(result([("ED", 2), ("ES", 16), ("ED", 40)]), case)
     assert (row["ed_true"], row["inner_ed_true"], row["inner_ed_guessed"]) == (2, 1, 1)
+    wrong = recipe.row(result([("ED", 40), ("ES", 0)]), case)  # an ES on the first frame that is none
+    assert (wrong["es_guessed"], wrong["inner_es_guessed"], wrong["inner_es_matched"]) == (1, 0, 0)
     rows = [{**row, "id": k} for k in range(3)]
     estimates = recipe.score(rows, ["a", "b", "c"])
     assert estimates["ed_precision"].value == estimates["inner_ed_recall"].value == 1

@@ -46,6 +46,7 @@ _SAID = {
 }
 # Where each stage begins on the bar, in %: the network takes most of the time.
 _BEGINS = dict(zip(_SAID, (0, 5, 10, 15, 20, 85, 90, 95), strict=True))
+_NAME_LENGTH = 36
 _NO_SCAN = "Open a scan: drop a file on the window, or File › Open Sample › usvol."
 
 
@@ -150,6 +151,9 @@ class RunTask(QWidget):
         shown = shown_scan(layer) if layer is not None else None
         offered = tasks_for(shown.kind) if shown else []
         self.scan_label.setText(_described(shown) if shown else _NO_SCAN)
+        # Wrapped labels get too little height in a form.
+        self.scan_label.setWordWrap(shown is None)
+        self.scan_label.setToolTip(shown.layer_name if shown else "")
         if [self.task_menu.itemData(i) for i in range(self.task_menu.count())] != offered:
             before = self.task_name
             self.task_menu.blockSignals(True)
@@ -246,4 +250,6 @@ def show_analysis(viewer: Any, analysis: Analysis) -> list[Layer]:
 def _described(shown: ShownScan) -> str:
     shape = " × ".join(str(n) for n in shown.placement.file_grid.shape if n > 1)
     frames = f", {shown.placement.frames} frames" if shown.placement.frames > 1 else ""
-    return f"{shown.layer_name}\n{shown.kind}, {shape}{frames}, scale {shown.source.calibration.trust}"
+    name = shown.layer_name
+    short = name if len(name) <= _NAME_LENGTH else f"{name[: _NAME_LENGTH // 2]}…{name[-_NAME_LENGTH // 2 :]}"
+    return f"{short}\n{shown.kind}, {shape}{frames}\nscale {shown.source.calibration.trust}"
