@@ -279,7 +279,7 @@ def row(result: Result, case: Case) -> Row:
 def _counts(
     guessed: Sequence[float], true: Sequence[float], *, within: tuple[float, float]
 ) -> dict[str, float]:
-    """Match the true events within a stretch. A guess beyond it, or at an event beyond it, is no false one."""
+    """Match true events within a stretch. A guess beyond it, or at an event beyond it, is no false one."""
     low, high = within
     kept, beyond = ([t for t in true if (low <= t <= high) == inside] for inside in (True, False))
     pairs = metrics.matched_events(guessed, kept, tolerance=MATCH_S)
