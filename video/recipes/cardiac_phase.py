@@ -48,6 +48,8 @@ MATCH_S = 0.15
 """Farthest a found event may be from a true one to be the same, s."""
 
 _HEAT_S = 0.02  # width of the target around an event
+# How sure an event must be that is seen from one side only; chosen on simulated validation clips.
+_SURE_AT_THE_END, _SURE_NEAR_IT = 0.75, 0.3
 _BORDER_S = 0.1  # events nearer to the ends of a clip are also scored apart, as Lane et al. (2021) do
 _USUAL_FPS = 50.0
 _BLOCKS = 16  # half beats per clip at most
@@ -217,23 +219,25 @@ def found_events(outputs: Tensor, times_s: Sequence[float] | None) -> list[tuple
     """
     chance = torch.sigmoid(outputs).double().numpy()
     step_s = 1 / _USUAL_FPS if times_s is None else (times_s[-1] - times_s[0]) / max(len(times_s) - 1, 1)
-    near = max(1, round(0.06 / step_s))
+    near, apart = (max(1, round(s / step_s)) for s in (0.06, 0.2))
     found: list[tuple[str, int, float]] = []
     for number, name in enumerate(EVENTS):
         height = chance[:, 0] if name == "ED" else 1 - chance[:, 0]
         likely = chance[:, 1 + number]
-        apart = max(1, round(0.2 / step_s))
+        looks = likely + 0.3 * height
+        last = len(height) - 1
         turns = find_peaks(height, prominence=0.2, distance=apart)[0].tolist()
         # With a wall at either end the turns count there that stand out on their inner side alone.
         walled = np.pad(height, 1, constant_values=float(height.min()) - 1)
         half = find_peaks(walled, prominence=0.2, distance=apart)[0] - 1
-        ends = (range(min(near, len(height))), range(max(0, len(height) - near), len(height)))
-        best = [*half.tolist(), *(max(end, key=lambda n: likely[n]) for end in ends)]
-        turns += [n for n in best if likely[max(0, n - near) : n + near + 1].max() > 0.5 and height[n] > 0.6]
-        for turn in turns:
-            around = range(max(0, turn - near), min(len(height), turn + near + 1))
-            frame = max(around, key=lambda n: likely[n] + 0.3 * height[n])
-            found.append((name, frame, float(likely[frame])))
+        ends = (slice(0, near), slice(max(0, last + 1 - near), last + 1))
+        seen_half = [*half.tolist(), *(end.start + int(likely[end].argmax()) for end in ends)]
+        for turn in turns + [n for n in seen_half if height[n] > 0.6]:
+            around = range(max(0, turn - near), min(last, turn + near) + 1)
+            frame = max(around, key=lambda n: looks[n])
+            needed = 0.0 if turn in turns else _SURE_AT_THE_END if frame in (0, last) else _SURE_NEAR_IT
+            if likely[frame] > needed:
+                found.append((name, frame, float(likely[frame])))
     return _alternating(sorted(set(found), key=lambda event: event[1]))
 
 
