@@ -46,15 +46,10 @@ def picture(
         side: of each of the three pictures, px.
     """
     vertices = np.asarray(surface.vertices, float)
-    faces = np.asarray(surface.faces, np.int64)
     frame = np.array([[0, 0, -1], [-1, 0, 0], [0, 1, 0]], float) if axes is None else np.asarray(axes, float)
     local = (vertices - (vertices.min(0) + vertices.max(0)) / 2) @ frame
     labels = None if surface.vertex_labels is None else np.asarray(surface.vertex_labels).astype(int)
-    glass = _glass(faces, len(vertices))
-    if labels is not None:
-        # A label that one vertex alone bears marks the middle of a lid, which would hide what is behind it.
-        lids = (np.bincount(labels)[labels] == 1)[faces].any(1) & glass
-        faces, glass = faces[~lids], glass[~lids]
+    faces, glass = faces_seen(surface)
     reach = 2 * max(float(np.linalg.norm(local, axis=1).max()), 1e-9)
     scale = side * (1 - 2 * _MARGIN) / reach
     places, normals, face = _splatted(_OVER * scale * local, faces)
@@ -71,6 +66,18 @@ def picture(
             _draw_bar(draw, scale=scale, side=side)
         sheet.paste(tile, (number * (side + 4), 0))
     return sheet
+
+
+def faces_seen(surface: Surface) -> tuple[Array, Array]:
+    """Return the faces (m, 3) to draw of a mesh, and whether each is glass: it encloses open sheets."""
+    faces = np.asarray(surface.faces, np.int64)
+    glass = _glass(faces, len(surface.vertices))
+    if surface.vertex_labels is None:
+        return faces, glass
+    labels = np.asarray(surface.vertex_labels).astype(int)
+    # A label that one vertex alone bears marks the middle of a lid, which would hide what is behind it.
+    lids = (np.bincount(labels)[labels] == 1)[faces].any(1) & glass
+    return faces[~lids], glass[~lids]
 
 
 def _view(places: Array, colour: Array, *, glass: Array, side: int) -> Image.Image:

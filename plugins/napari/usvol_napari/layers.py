@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from usvol.report.meshes import faces_seen
 from usvol.report.panels import PALETTE
 from usvol.resampling import cross_section, reslice
 from usvol.result import Box, Curve, Finding, Heatmap, Labels, Line, Plane, Result, Scores, Surface
@@ -32,6 +33,7 @@ from usvol_napari.placement import (
 LayerTuple = tuple[Any, dict[str, Any], str]
 
 _WHITE, _LINE, _TIP = "white", "#56b4e9", "#d55e00"
+_GLASS = 0.4  # opacity of a wall around open sheets, such as the cusps of a valve
 _BORDER = 0.0  # planes end at the outermost samples: beyond them they would shift napari's slider steps
 _KINDS = {Surface: "mesh", Box: "box", Plane: "plane", Line: "line", Labels: "labels", Heatmap: "map"}
 LOOK: dict[str, Any] = {"interpolation2d": "linear", "blending": "translucent_no_depth"}
@@ -264,7 +266,11 @@ def _(finding: Surface, scene: _Scene) -> Iterator[LayerTuple]:
     else:
         labels = np.asarray(finding.vertex_labels)
         colours = np.array([colour_of(int(v)) if v > 0 else (0.8, 0.8, 0.8, 1.0) for v in labels])
-    yield (vertices, np.asarray(finding.faces)), {**options, "vertex_colors": colours}, "surface"
+    faces, glass = faces_seen(finding)
+    colours[np.unique(faces[glass]), 3] = _GLASS
+    # What is behind the glass is drawn before it.
+    faces = np.concatenate([faces[~glass], faces[glass]])
+    yield (vertices, faces), {**options, "vertex_colors": colours}, "surface"
 
 
 @_layers.register

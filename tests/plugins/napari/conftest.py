@@ -18,9 +18,14 @@ HAS_SCREEN = bool(os.environ.get("DISPLAY")) or not sys.platform.startswith("lin
 
 
 @pytest.fixture
-def viewer(request):
-    """Return a napari viewer in a window, small, so that a software renderer keeps up."""
+def screen():
+    """Skip where no window can be drawn."""
     if not HAS_SCREEN:
         pytest.skip("no screen: neither DISPLAY nor Xvfb; on Debian: apt-get install xvfb")
+
+
+@pytest.fixture
+def viewer(screen, request):
+    """Return a napari viewer in a window, small, so that a software renderer keeps up."""
     make = request.getfixturevalue("make_napari_viewer")
     return make(show=False)

@@ -129,7 +129,8 @@ class Arrangement:
         aside = np.radians(_ASIDE_DEG)
         self.viewer.dims.ndisplay = 3
         direction = np.cos(aside) * normal + np.sin(aside) * right
-        self.viewer.camera.set_view_direction(tuple(direction), tuple(-down))
+        camera = getattr(self.viewer, "scene", self.viewer).camera  # napari 0.9 moved it
+        camera.set_view_direction(tuple(direction), tuple(-down))
         self.viewer.reset_view(reset_camera_angle=False)
 
 

@@ -16,6 +16,7 @@ from qtpy.QtWidgets import (
     QProgressBar,
     QPushButton,
     QScrollArea,
+    QSizePolicy,
     QToolButton,
     QVBoxLayout,
     QWidget,
@@ -99,6 +100,7 @@ class RunTask(QWidget):
         self.task_menu, self.device_menu = QComboBox(), QComboBox()
         self.device_menu.setEditable(True)
         self.device_menu.addItems(["auto", "cpu", "cuda"])
+        self.task_menu.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.device_menu.setToolTip("auto, cpu, cuda or cuda:N")
         self.summary = QLabel()
         self.summary.setWordWrap(True)

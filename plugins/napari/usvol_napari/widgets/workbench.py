@@ -34,6 +34,8 @@ class Workbench(QWidget):
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
         super().__init__()
+        # From the menu, plugins are handed a proxy, whose docks are none to Qt.
+        napari_viewer = getattr(napari_viewer, "__wrapped__", napari_viewer)
         self.viewer = napari_viewer
         self.run_task, self.correction = RunTask(napari_viewer), Correction(napari_viewer)
         self.explore, self.batch = Explore(napari_viewer), BatchTab(napari_viewer)

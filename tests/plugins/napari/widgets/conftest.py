@@ -27,7 +27,7 @@ SPACING_MM = (2.0, 1.0, 0.5)
 class Toy:
     """What every toy task has."""
 
-    accepts: frozenset[Kind] = frozenset({Kind.VOLUME, Kind.CINE})
+    accepts: frozenset[Kind] = frozenset({Kind.VOLUME, Kind.CINE, Kind.VOLUME_SEQUENCE})
     selection: Selection = dataclasses.field(default_factory=Selection)
     provenance: dict[str, Any] = dataclasses.field(default_factory=lambda: {"task": "toy"})
 
@@ -87,6 +87,17 @@ class Guided(Toy):
             Measurement("needle_length", length_mm([line.entry, line.tip], scan.grid, reason=reason), "mm"),
             Measurement("tip_to_plane", away, "mm"),
         )
+
+
+class Beating(Toy):
+    """Outlines what is bright in a 3D+t clip, and measures each of its volumes."""
+
+    def postprocess(self, raw, scan):
+        return (Labels("chamber", (raw > 127).to(torch.uint8), scan.grid, {1: "chamber"}),)
+
+    def measure(self, findings, scan):
+        frames = range(len(findings[0].data))
+        return tuple(Measurement(f"volume_{t}", volume_ml(findings[0], 1, frame=t), "mL") for t in frames)
 
 
 class Endless(Toy):
@@ -169,6 +180,11 @@ def heart() -> Toy:
 @pytest.fixture
 def guided() -> Toy:
     return Guided()
+
+
+@pytest.fixture
+def beating() -> Toy:
+    return Beating()
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("napari")
 
+import torch
 from napari.layers import Labels, Points, Surface
 
 from usvol_napari.layers import Key
@@ -106,3 +107,29 @@ def test_discarding_brings_back_what_the_network_said(widget, qtbot):
     widget.reset_button.click()
     assert session.result is session.analysis.result
     assert layer(widget, Labels).data[0, 0, 0] == 0
+
+
+def test_labels_over_time_of_a_3d_clip_are_corrected_frame_by_frame(
+    viewer, analysed, beating, solid, qtbot, number
+):
+    still = solid.data[0]
+    moving = torch.stack([still, still.flip(-1), still])
+    clip = dataclasses.replace(solid, data=moving, times_s=(0.0, 0.1, 0.2))
+    widget = Correction(viewer)
+    qtbot.addWidget(widget)
+    session = analysed(beating, clip)
+    labels = layer(widget, Labels)
+    assert labels.data.shape == (3, 16, 20, 24)
+    before = [number(session.result, f"volume_{t}") for t in range(3)]
+    assert before == pytest.approx([8 * 10 * 12 * VOXEL_ML] * 3)
+    with qtbot.waitSignal(session.measured, timeout=WAIT_MS):
+        labels.data_setitem((np.array([1, 1]), np.array([0, 1]), np.array([2, 2]), np.array([3, 3])), 1)
+    after = [number(session.result, f"volume_{t}") for t in range(3)]
+    assert after == pytest.approx([before[0], before[1] + 2 * VOXEL_ML, before[2]])
+    viewer.dims.set_point(0, 0.2)
+    with qtbot.waitSignal(session.measured, timeout=WAIT_MS):
+        widget.paint("chamber", 0)
+        labels.brush_size = 1
+        labels.paint((2, 5, 6, 8), 0)
+    after = [number(session.result, f"volume_{t}") for t in range(3)]
+    assert after == pytest.approx([before[0], before[1] + 2 * VOXEL_ML, before[2] - VOXEL_ML])

@@ -9,10 +9,10 @@ pytest.importorskip("napari")
 
 from napari.layers import Labels
 
-from usvol import loading, registry
+from usvol import loading
 from usvol.batch.study import Plan, run_study
 from usvol_napari.layers import Key
-from usvol_napari.widgets import built_tasks, run_task
+from usvol_napari.widgets import run_task
 from usvol_napari.widgets.results_panel import ResultsPanel
 from usvol_napari.widgets.run_task import RunTask, tasks_for
 
@@ -147,44 +147,3 @@ def test_without_a_scale_there_is_a_mask_and_no_number_in_ml(panel, show, qtbot)
     assert "No scale" in said
     assert "needs a calibrated scan" in said
     assert any(isinstance(one, Labels) for one in widget.viewer.layers)
-
-
-@pytest.mark.parametrize(
-    "case",
-    [
-        ("covid_severity", "lung", {}, {"mirror": False, "member": 0}),
-        (
-            "prenatal", "prenatal", {"size": 64, "weeks": 12.0, "cut": False, "fetuses": 1},
-            {"flips": False, "closer": False},
-        ),
-    ],
-    ids=["covid_severity", "prenatal"],
-)  # fmt: skip
-def test_shipped_tasks_give_the_numbers_of_the_command_line(panel, show, tmp_path, qtbot, monkeypatch, case):
-    from usvol.synthesis import synthesise
-
-    task, phantom, asked, settings = case
-
-    (made,) = synthesise(phantom, out=tmp_path / "in", count=1, seed=2_000_001, settings=asked)
-    built = {}
-    build = registry.build_task
-
-    def once(name, **options):
-        """Build the network once for the widget and the command line; it is the same one."""
-        options.pop("config_file", None)
-        return built.setdefault(name, build(name, **options))
-
-    monkeypatch.setattr(registry, "build_task", once)
-    monkeypatch.setattr(built_tasks, "_BUILT", {})
-    widget, results = panel
-    show(loading.load(made.path))
-    widget.task_menu.setCurrentIndex(widget.task_menu.findData(task))
-    widget.device_menu.setCurrentText("cpu")
-    for name, value in settings.items():
-        widget.form.set_value(name, value)
-    widget.run()
-    finish(widget, qtbot)
-    assert {m.name: m.value for m in results.table.measurements} == written(
-        made.path, tmp_path / "out", task=task, settings=settings
-    )
-    assert results.table.measurements
