@@ -47,6 +47,12 @@ class Arrangement:
         session = session_of(viewer)
         session.analysed.connect(self._look_at)
         session.measured.connect(self._draw_sections)
+
+        def leave() -> None:
+            session.analysed.disconnect(self._look_at)
+            session.measured.disconnect(self._draw_sections)
+
+        widget.destroyed.connect(leave)  # the session lives as long as the viewer
         for layer in viewer.layers:
             self._place(layer)
         self._draw_sections()
