@@ -40,10 +40,12 @@ class Arrangement:
         self.viewer, self._mode = viewer, viewer.dims.ndisplay
         self._kept: weakref.WeakKeyDictionary[Layer, dict[int, bool]] = weakref.WeakKeyDictionary()
         self._sections: Shapes | None = None
+        self._dismissed = False  # the layer of sections was deleted: it stays away until something new comes
         dims, layers = viewer.dims.events, viewer.layers.events
         listen(widget, self._turn, to=(dims.ndisplay,))
         listen(widget, self._insert, to=(layers.inserted,))
-        listen(widget, self._draw_sections, to=(dims.point, dims.order, layers.removed))
+        listen(widget, self._remove, to=(layers.removed,))
+        listen(widget, self._draw_sections, to=(dims.point, dims.order))
         session = session_of(viewer)
         session.analysed.connect(self._look_at)
         session.measured.connect(self._draw_sections)
@@ -65,6 +67,13 @@ class Arrangement:
         self._place(event.value)
         if polygons_of(event.value):
             event.value.events.data.connect(self._draw_sections)
+            self._dismissed = False
+            self._draw_sections()
+
+    def _remove(self, event: Any) -> None:
+        if event.value is self._sections:
+            self._sections, self._dismissed = None, True
+        elif self._sections is not None:
             self._draw_sections()
 
     def _turn(self, _event: Any = None) -> None:
@@ -78,8 +87,8 @@ class Arrangement:
 
     def _draw_sections(self, _event: Any = None) -> None:
         """Draw where planes and boxes cross the slice that is shown."""
-        if self._sections is not None and self._sections not in self.viewer.layers:
-            self._sections = None
+        if self._dismissed:
+            return
         dims = self.viewer.dims
         hidden = dims.order[: dims.ndim - dims.ndisplay]
         across = [axis - dims.ndim + 3 for axis in hidden if axis >= dims.ndim - 3]

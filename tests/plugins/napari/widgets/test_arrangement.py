@@ -32,3 +32,8 @@ def test_slices_and_3d_show_what_can_be_seen_there(viewer, analysed, guided, sol
     (line,) = sections.data
     assert sections.visible
     assert np.allclose(line[:, 0], 15.0), "where the plane z = 15 mm crosses the slice"
+    viewer.layers.remove(sections)
+    viewer.dims.set_point(1, 3.0)
+    assert sections.name not in viewer.layers, "what was deleted does not come back"
+    viewer.layers.clear()
+    assert len(viewer.layers) == 0
