@@ -33,10 +33,15 @@ _STEADY = 0.15  # of the fall, in its first or last fifth, beyond which a clip b
 
 @dataclass(frozen=True, slots=True)
 class Systole:
-    """One ED and the ES after it, as positions on their curve."""
+    """One ED and the ES after it, as positions on their curve; see ``systoles`` for the exception."""
 
     ed: int
     es: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the ED comes first, so that the ejection between them is seen."""
+        return self.ed < self.es
 
 
 def ordered(events: Sequence[Event]) -> list[Event]:
@@ -45,17 +50,19 @@ def ordered(events: Sequence[Event]) -> list[Event]:
 
 
 def systoles(events: Sequence[Event]) -> tuple[Systole, ...]:
-    """Pair every ED with the ES that follows it next.
+    """Pair every ED with the ES that follows it next; in a clip of no such pair, every ES with its next ED.
+
+    A clip of one beat may begin in systole: it then shows how the ventricle fills from ES to ED.
 
     Example:
         >>> systoles([Event("ES", 2, None), Event("ED", 9, None), Event("ES", 14, None)])
         (Systole(ed=9, es=14),)
+        >>> systoles([Event("ES", 2, None), Event("ED", 9, None)])
+        (Systole(ed=9, es=2),)
     """
-    return tuple(
-        Systole(before.index, after.index)
-        for before, after in pairwise(ordered(events))
-        if (before.name, after.name) == ("ED", "ES") and before.index < after.index
-    )
+    pairs = [(a, b) for a, b in pairwise(ordered(events)) if a.name != b.name and a.index < b.index]
+    ejecting = tuple(Systole(a.index, b.index) for a, b in pairs if a.name == "ED")
+    return ejecting or tuple(Systole(b.index, a.index) for a, b in pairs)
 
 
 def whole_beats(events: Sequence[Event]) -> int:

@@ -56,9 +56,12 @@ def ventricle_flags(seen: Seen) -> Iterator[Flag]:
         return
     found = [beat for beat in beat_discs(seen.labels, seen.beats) if beat is not None]
     if not found:
-        message = "Less than one beat: no whole systole, from ED to ES, is shown. Nothing was measured."
+        message = "Less than one beat: no ED and ES next to each other are shown. Nothing was measured."
         yield Flag("less_than_one_beat", message, Severity.SEVERE)
         return
+    if not seen.beats[0].is_whole:
+        message = "No whole systole is shown: EF is that of an ES and the ED after it, by the masks alone."
+        yield Flag("no_whole_systole", message, Severity.WARNING)
     yield from _foreshortened(found)
     yield from _contradictory(found, seen.regressed)
     yield from _cut(seen)

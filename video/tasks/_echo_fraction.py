@@ -17,7 +17,7 @@ from video.tasks._echo_ventricle import BeatDiscs, beat_discs, ef_by_area_length
 
 CLASSES = ("preserved (50 % or more)", "mildly reduced (40-49 %)", "reduced (below 40 %)")
 EF_CLASS = "ejection_fraction_class"
-NO_SYSTOLE = "no whole systole with a ventricle was found"
+NO_SYSTOLE = "no ED beside an ES with a ventricle was found"
 
 _LIMITS = (50.0, 40.0)
 _ERROR = 6.0  # standard deviation of the fused EF's error, in points, that class probabilities allow for
@@ -89,7 +89,7 @@ def ef_measurements(
         over_beats(EF_NAMES["frames"], by_name.get(EF_NAMES["frames"], ())),
         *_volumes(found, calibrated=labels.grid.is_calibrated, reason=reason),
         over_beats("long_axis_shortening", [beat.shortening_percent for beat in found]),
-        Measurement("beats", len(beats), "1", note="with an ED and the ES after it"),
+        Measurement("beats", len(beats), "1", note="with an ED and an ES"),
     )
 
 

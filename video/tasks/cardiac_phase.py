@@ -59,7 +59,7 @@ class Config(BaseModel):
         None, ge=0, description="use one network of an ensemble only; the first if unset"
     )
     decline: bool = Field(
-        True, description="name no ED and ES in clips that are far from those of the training"
+        True, description="name no ED and ES in clips unlike those of the training (out_of_distribution)"
     )
     precision: Precision = Field(
         "f32", description="arithmetic of the network: f32, or bf16 where it is faster"
@@ -197,7 +197,7 @@ class CardiacPhase:
             yield flag
 
     def _declines(self, raw: tuple[Tensor, Tensor]) -> bool:
-        return self.config.decline and any(flag.severity is Severity.SEVERE for flag in self._gate(raw))
+        return self.config.decline and any(True for _ in self._gate(raw))
 
 
 def thinned(times_s: tuple[float, ...] | None, *, count: int) -> Tensor:

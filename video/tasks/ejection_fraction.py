@@ -23,7 +23,7 @@ from usvol.canonical import canonicalise
 from usvol.errors import KindError
 from usvol.quality import FeatureStatistics
 from usvol.resampling import restore as placed
-from usvol.result import Curve, Finding, Flag, Labels, Measurement, Scores, Severity
+from usvol.result import Curve, Finding, Flag, Labels, Measurement, Scores
 from usvol.runtime import Network, Precision, compile_network
 from usvol.scan import Kind, Scan, Selection
 from usvol.training.members import restore
@@ -62,7 +62,7 @@ class Config(BaseModel):
         None, ge=0, description="use one network of an ensemble only; the first if unset"
     )
     fusion: float = Field(
-        0.0, ge=0, le=1, description="share of the CNN-LSTM in the fused EF; the rest is that of the masks"
+        0.2, ge=0, le=1, description="share of the CNN-LSTM in the fused EF; the rest is that of the masks"
     )
     clips: Literal["beats", "protocol"] = Field(
         "beats",
@@ -74,7 +74,7 @@ class Config(BaseModel):
         "as it is (no stated scale or rate): adds biplane volumes and EF",
     )
     decline: bool = Field(
-        True, description="measure nothing in clips that are far from those of the training"
+        True, description="measure nothing in clips unlike those of the training (out_of_distribution)"
     )
     precision: Precision = Field(
         "f32", description="arithmetic of the network: f32, or bf16 where it is faster"
@@ -263,7 +263,7 @@ class EjectionFraction:
     ) -> Tensor:
         """Return EFs ``k 3`` (frame, by CNN-LSTM, by CNN) of every beat, or of every clip of the protocol."""
         count = len(features)
-        beats = systoles(at_curve(turns, None))
+        beats = [beat for beat in systoles(at_curve(turns, None)) if beat.is_whole]
         if not beats:
             return torch.zeros(0, 3)
         if self.config.clips == "protocol":
@@ -300,8 +300,7 @@ class EjectionFraction:
         return None if self.statistics is None else quality.judge(features, self.statistics)
 
     def _declines(self, features: Tensor) -> bool:
-        flag = self._gate(features) if self.config.decline else None
-        return flag is not None and flag.severity is Severity.SEVERE
+        return self.config.decline and self._gate(features) is not None
 
 
 def _masks(findings: tuple[Finding, ...]) -> Labels:

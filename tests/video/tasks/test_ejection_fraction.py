@@ -15,7 +15,7 @@ from usvol.result import Curve, Event, Labels, Scores
 from usvol.runtime import Network
 from usvol.scan import Grid, Scan, Sector, Source
 from usvol.training.members import join_members
-from video.recipes.ejection_fraction import EF_NAMES, Settings, new_network
+from video.recipes.ejection_fraction import EF_NAMES, Settings, ef_by_discs, new_network
 from video.tasks._echo_beats import systoles
 from video.tasks._echo_biplane import View, biplane_measurements, view_of
 from video.tasks._echo_flags import Seen, ventricle_flags
@@ -122,7 +122,8 @@ def test_a_known_ejection_fraction_is_measured_by_every_method(result):
     assert found["ejection_fraction_area_length"] == pytest.approx(60, abs=2)
     assert found[EF_NAMES["clip"]] == pytest.approx(58)
     assert found[EF_NAMES["frames"]] == pytest.approx(52)
-    assert found[EF_NAMES["fused"]] == pytest.approx(found[EF_NAMES["segmentation"]], abs=0.6)
+    both = 0.8 * found[EF_NAMES["segmentation"]] + 0.2 * found[EF_NAMES["clip"]]
+    assert found[EF_NAMES["fused"]] == pytest.approx(both, abs=0.6)
     assert found["beats"] == 2
     assert found["long_axis_shortening"] == pytest.approx(0.25 * 60, abs=1.5)
     assert not codes(result) & {"foreshortened", "methods_disagree", "less_than_one_beat", "implausible_size"}
@@ -256,15 +257,24 @@ def test_a_moved_event_changes_the_fraction_of_its_beat_alone(result):
     assert again.provenance["corrected"] == ["left_ventricle_volume"]
 
 
-def test_events_put_in_the_wrong_order_give_no_number(result):
+def test_events_put_in_another_order_are_measured_where_they_are_marked(result):
     task, scan = task_of(), cine((60,), seconds=0.75)
     one = usvol.run(task, scan)
     curve = curve_of(one)
     assert [e.name for e in curve.events] == ["ED", "ES"]
-    again = corrected(task, one, scan, [moved(curve, 0, curve.events[1].index + 3)])
-    assert values(again)[EF_NAMES["fused"]] is values(again)["end_diastolic_volume"] is None
-    assert not [f for f in again.findings if isinstance(f, Scores)]
+    late = curve.events[1].index + 3
+    again = corrected(task, one, scan, [moved(curve, 0, late)])
+    by_hand = ef_by_discs(labels_of(again), ed=late, es=curve.events[1].index)
+    assert values(again)[EF_NAMES["fused"]] == pytest.approx(by_hand)
     assert task.follow(result.findings, {5}) is result.findings
+
+
+def test_a_clip_that_begins_in_systole_is_measured_from_es_to_ed_by_its_masks():
+    found = usvol.run(task_of(), cine(start=0.3, seconds=0.9))
+    assert [e.name for e in curve_of(found).events] == ["ES", "ED"]
+    assert "no_whole_systole" in codes(found)
+    assert values(found)[EF_NAMES["fused"]] == pytest.approx(60, abs=1.5)
+    assert values(found)[EF_NAMES["clip"]] is None
 
 
 def test_an_axis_that_shortens_too_much_is_flagged_as_foreshortened():
