@@ -22,6 +22,9 @@ _NEAR = 2.5  # fine samples about the axis in which evidence is looked for
 _GAP = -2.0  # least log odds of a slice: gaps in the echo are bridged when enough follows
 _SURE = 4.0
 _EDGE = 2.0  # fine samples; evidence that ends so near the edge of the view has not ended
+_DOWNWARD = (
+    12.0  # fine samples at the edge that pointing straight down outweighs; chosen on simulated volumes
+)
 _LENGTH = 8.0  # fine samples of evidence that half convince
 
 
@@ -119,10 +122,11 @@ def trace(
     ends = _crossing(along, evidence, first, -1), _crossing(along, evidence, last, +1)
     area = torch.where(torch.from_numpy(away < 5), chance, 0.0).flatten(1).sum(1)[first : last + 1]
     strong = evidence[first : last + 1]
-    confidence = float(strong.mean()) * (1 - 0.5 ** ((strong > 0.5).sum() / _LENGTH))
+    confidence = float(strong.mean() * (1 - 0.5 ** ((strong > 0.5).sum() / _LENGTH)))
     radius = float(np.sqrt(max(float(area.median()), 0.5) / np.pi))
     gap = ends[0] - edges[0], edges[1] - ends[1]
-    if gap[0] <= gap[1]:
+    # It came in where it is nearer to the edge, and needles point away from the probe rather than to it.
+    if gap[0] - gap[1] <= 2 * _DOWNWARD * float(path.ahead[1]):
         kept = Path(path.middle, path.ahead, path.bend, edges[0], min(ends[1], edges[1]))
     else:
         kept = Path(path.middle, path.ahead, path.bend, max(ends[0], edges[0]), edges[1]).reversed()

@@ -3,8 +3,6 @@
 A light 3D network looks over the view, RANSAC draws a line through what it marks, a second one looks along
 that line at full resolution, and the needle ends where its evidence does. Trained on simulated volumes only
 (``models3d/phantoms/needle.py``). Not a medical device.
-
-No weights are trained yet: rename this module to ``needle.py`` when they are, which registers it.
 """
 
 from __future__ import annotations
@@ -45,6 +43,7 @@ OUTER_MM = {17: 1.473, 22: 0.718}
 """Outer diameter by gauge (ISO 9626)."""
 
 _AGAIN = 1.5  # fine samples by which the axis must move for another look along it
+_BALANCED = 1.7  # log odds by which the balanced loss raises what is next to a needle; by simulated volumes
 _LEAST_RADIUS = 0.75  # of the mask, in voxels: a thinner one has holes
 
 
@@ -60,7 +59,7 @@ class Config(BaseModel):
         None, ge=0, description="use one network of an ensemble only; the first if unset"
     )
     threshold: float = Field(
-        0.5, ge=0, le=1, description="confidence under which nothing is reported; set on simulated volumes"
+        0.4, ge=0, le=1, description="confidence under which nothing is reported; set on simulated volumes"
     )
     gauge: Literal[17, 22] | None = Field(
         None, description="of the needle, which sets the mask's thickness; unset: as seen"
@@ -209,7 +208,7 @@ class Needle:
         tube = sampled(both, points, scale=scale)
         inside = tube[1] > 0.5
         logits = self.fine(torch.stack([tube[0] * inside, inside.float()])[None]).cpu()[0]
-        return torch.sigmoid(logits) * inside, points
+        return torch.sigmoid(logits - _BALANCED) * inside, points
 
     def _traces(self, raw: tuple[Tensor, Tensor], scan: Scan) -> list[Trace | None]:
         assert scan.sector is not None
