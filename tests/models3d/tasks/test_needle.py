@@ -8,9 +8,9 @@ import torch
 
 import usvol
 from models3d.recipes.needle_path import Path, fit_path
-from models3d.tasks.needle import Config, Needle
 from models3d.tasks._needle_motion import smoothed_tips
 from models3d.tasks._needle_tracing import candidate, trace, tube_mask
+from models3d.tasks.needle import Config, Needle
 from usvol.result import Labels, Line, Plane, Result
 from usvol.runtime import Network
 from usvol.scan import Frame, Grid, Scan
