@@ -22,9 +22,7 @@ _NEAR = 2.5  # fine samples about the axis in which evidence is looked for
 _GAP = -2.0  # least log odds of a slice: gaps in the echo are bridged when enough follows
 _SURE = 4.0
 _EDGE = 2.0  # fine samples; evidence that ends so near the edge of the view has not ended
-_DOWNWARD = (
-    12.0  # fine samples at the edge that pointing straight down outweighs; chosen on simulated volumes
-)
+_DOWNWARD = 12.0  # fine samples at the edge that pointing straight down outweighs; chosen on validation
 _LENGTH = 8.0  # fine samples of evidence that half convince
 
 

@@ -43,7 +43,7 @@ OUTER_MM = {17: 1.473, 22: 0.718}
 """Outer diameter by gauge (ISO 9626)."""
 
 _AGAIN = 1.5  # fine samples by which the axis must move for another look along it
-_BALANCED = 1.7  # log odds by which the balanced loss raises what is next to a needle; by simulated volumes
+_BALANCED = 1.7  # log odds by which the balanced loss raises what is by a needle; chosen on validation
 _LEAST_RADIUS = 0.75  # of the mask, in voxels: a thinner one has holes
 
 
