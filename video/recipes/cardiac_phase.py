@@ -47,6 +47,9 @@ EVENTS = ("ED", "ES")
 MATCH_S = 0.15
 """Farthest a found event may be from a true one to be the same, s."""
 
+Found = tuple[str, int, float]
+"""An event: name, frame, how sure it is (0-1)."""
+
 _HEAT_S = 0.02  # width of the target around an event
 # How sure an event must be that is seen from one side only; chosen on simulated validation clips.
 _SURE_AT_THE_END, _SURE_NEAR_IT = 0.75, 0.3
@@ -210,8 +213,8 @@ def extrema_loss(score: Tensor, blocks: Tensor, *, heat: Tensor) -> Tensor:
     return ((spread - reached) * labelled).sum() / labelled.sum().clamp(min=1)
 
 
-def found_events(outputs: Tensor, times_s: Sequence[float] | None) -> list[tuple[str, int, float]]:
-    """Return ED and ES of a cine as (name, frame, confidence 0-1), alternating in time.
+def found_events(outputs: Tensor, times_s: Sequence[float] | None) -> list[Found]:
+    """Return ED and ES of a cine, alternating in time.
 
     Candidates are turns of the phase curve, moved to the nearby frame that looks most like the event. Near
     the ends of a clip, where a turn is seen from one side only, and on its first and last frames they must
@@ -220,7 +223,7 @@ def found_events(outputs: Tensor, times_s: Sequence[float] | None) -> list[tuple
     chance = torch.sigmoid(outputs).double().numpy()
     step_s = 1 / _USUAL_FPS if times_s is None else (times_s[-1] - times_s[0]) / max(len(times_s) - 1, 1)
     near, apart = (max(1, round(s / step_s)) for s in (0.06, 0.2))
-    found: list[tuple[str, int, float]] = []
+    found: list[Found] = []
     for number, name in enumerate(EVENTS):
         height = chance[:, 0] if name == "ED" else 1 - chance[:, 0]
         likely = chance[:, 1 + number]
@@ -241,9 +244,9 @@ def found_events(outputs: Tensor, times_s: Sequence[float] | None) -> list[tuple
     return _alternating(sorted(set(found), key=lambda event: event[1]))
 
 
-def _alternating(found: list[tuple[str, int, float]]) -> list[tuple[str, int, float]]:
+def _alternating(found: list[Found]) -> list[Found]:
     """Of neighbours of one name keep the surer."""
-    kept: list[tuple[str, int, float]] = []
+    kept: list[Found] = []
     for event in found:
         if kept and kept[-1][0] == event[0]:
             kept[-1] = max(kept[-1], event, key=lambda e: e[2])
@@ -252,13 +255,12 @@ def _alternating(found: list[tuple[str, int, float]]) -> list[tuple[str, int, fl
     return kept
 
 
-def phase_curve(outputs: Tensor, times_s: tuple[float, ...] | None, *, frames: Sequence[int]) -> Curve:
-    """Return the phase of every frame with its events."""
+def phase_curve(
+    outputs: Tensor, times_s: tuple[float, ...] | None, *, frames: Sequence[int], found: Sequence[Found]
+) -> Curve:
+    """Return the phase of every frame, with the events ``found`` in it."""
     values = torch.sigmoid(outputs[:, 0]).tolist()
-    events = tuple(
-        Event(name, at, None if times_s is None else times_s[at])
-        for name, at, _ in found_events(outputs, times_s)
-    )
+    events = tuple(Event(name, at, None if times_s is None else times_s[at]) for name, at, _ in found)
     return Curve(CURVE, tuple(values), "1", times_s, tuple(frames), events=events)
 
 

@@ -35,7 +35,7 @@ def beat_windows(beat: Systole, *, length: int, count: int) -> Tensor:
 
 
 def fused(beat: BeatDiscs | None, regressed: float | None, *, share: float) -> float | None:
-    """Return EF of a beat from its masks and from the LSTM, whose ``share`` is 0-1; None without a mask."""
+    """Return EF of a beat from its masks and as regressed, whose ``share`` is 0-1; None without a mask."""
     by_masks = ef_by_discs(beat)
     if by_masks is None or regressed is None:
         return by_masks

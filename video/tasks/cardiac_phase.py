@@ -25,7 +25,14 @@ from usvol.runtime import Network, Precision, compile_network
 from usvol.scan import Kind, Scan, Selection
 from usvol.training.members import restore
 from video.nets.phase_lstm import PhaseLSTM
-from video.recipes.cardiac_phase import CURVE, TRAINING, found_events, judged_features, phase_curve
+from video.recipes.cardiac_phase import (
+    CURVE,
+    TRAINING,
+    Found,
+    found_events,
+    judged_features,
+    phase_curve,
+)
 from video.recipes.echo_clips import SELECTION, SIDE, framed, gate_features
 from video.tasks._echo_beats import (
     LESS_THAN_ONE_BEAT,
@@ -48,6 +55,8 @@ _SURE = (
     0.65  # of the events, on average: 58 of 60 simulated validation clips are surer, no lung clip tried was
 )
 _PLAUSIBLE_BPM = (25.0, 240.0)
+_PACES = (1.0, 0.5, 2.0)  # of the frame times at which a clip is read
+_SURER = 0.1  # by which another pace must beat the file's own: at true frame times no validation clip's did
 
 
 class Config(BaseModel):
@@ -114,6 +123,9 @@ class Reading(nn.Module):
         return self.network.read(embedded, steps)
 
 
+Raw = tuple[Tensor, Tensor, Tensor]
+
+
 @dataclass(slots=True, eq=False)
 class CardiacPhase:
     """The task: see the module's first lines. ``train_patients`` are hashed, for ``usvol evaluate``."""
@@ -132,26 +144,32 @@ class CardiacPhase:
         """Scale and pad the frames to squares of 112 pixels."""
         return framed(scan)
 
-    def infer(self, scan: Scan) -> tuple[Tensor, Tensor]:
-        """Return the outputs ``t 3`` of every frame, and what the gate judges of the clip."""
+    def infer(self, scan: Scan) -> Raw:
+        """Return the outputs ``t 3`` of every frame, what the gate judges of the clip, and its pace.
+
+        A heart slower or faster than those of training, or a file with wrong frame times, is read as if its
+        frames lay closer or farther apart, where that makes its events surer.
+        """
         frames = grey_frames(scan)
         chosen = thinned(scan.times_s, count=len(frames))
         embedded = torch.cat([e[0].cpu() for e in in_chunks(self.encoder, frames[chosen])])
         steps = frame_steps(scan.times_s, chosen)
-        seen = torch.cat([embedded, steps[:, None]], 1)
-        if len(seen) <= _WINDOW:
-            outputs = self._read(seen[None])[0].cpu()
-        else:
-            outputs = temporal_windows(self._read, seen, length=_WINDOW)
-        return _between(outputs, chosen, count=len(frames)), gate_features(judged_features(embedded))
+        paces = _PACES if scan.times_s is not None else _PACES[:1]
+        read = [
+            _between(self._read_clip(embedded, steps * pace), chosen, count=len(frames)) for pace in paces
+        ]
+        sure = [
+            _certainty(found_events(outputs, _at_pace(scan.times_s, pace)))
+            for outputs, pace in zip(read, paces, strict=True)
+        ]
+        best = max(range(len(paces)), key=lambda n: sure[n] - (_SURER if n else 0.0))
+        return read[best], gate_features(judged_features(embedded)), torch.tensor(paces[best])
 
-    def postprocess(self, raw: tuple[Tensor, Tensor], scan: Scan) -> tuple[Finding, ...]:
+    def postprocess(self, raw: Raw, scan: Scan) -> tuple[Finding, ...]:
         """Return the phase curve with its events, how sure they are, and the RR intervals there are."""
-        outputs = raw[0]
-        curve = phase_curve(outputs, scan.times_s, frames=file_frames(scan))
-        certainty = _certainty(outputs, scan.times_s)
-        if self._declines(raw, scan):
-            curve, certainty = _without_events(curve), 0.0
+        found = [] if self._declines(raw, scan) else _found(raw, scan)
+        curve = phase_curve(raw[0], scan.times_s, frames=file_frames(scan), found=found)
+        certainty = _certainty(found)
         detection = Scores(
             DETECTION,
             ("unsure", "sure"),
@@ -184,30 +202,47 @@ class CardiacPhase:
         intervals = rr_curve(curve)
         return kept if intervals is None else (*kept, intervals)
 
-    def flags(self, raw: tuple[Tensor, Tensor], scan: Scan) -> tuple[Flag, ...]:
+    def flags(self, raw: Raw, scan: Scan) -> tuple[Flag, ...]:
         """Report clips unlike the training's, too short, too slow, or of an impossible rate."""
-        found = [*self._gate(raw), *_slow(scan)]
+        flags = [*self._gate(raw), *_slow(scan)]
         if not self._declines(raw, scan):
-            found += _cycle_flags(phase_curve(raw[0], scan.times_s, frames=file_frames(scan)))
-        return tuple(found)
+            flags += _other_pace(float(raw[2]))
+            found = _found(raw, scan)
+            flags += _cycle_flags(phase_curve(raw[0], scan.times_s, frames=file_frames(scan), found=found))
+        return tuple(flags)
+
+    def _read_clip(self, embedded: Tensor, steps: Tensor) -> Tensor:
+        """Return the outputs ``t 3`` for features ``t f`` and steps ``t``."""
+        seen = torch.cat([embedded, steps[:, None]], 1)
+        if len(seen) <= _WINDOW:
+            return self._read(seen[None])[0].cpu()
+        return temporal_windows(self._read, seen, length=_WINDOW)
 
     def _read(self, seen: Tensor) -> Tensor:
         return self.reader(seen[..., :-1], seen[..., -1])
 
-    def _gate(self, raw: tuple[Tensor, Tensor]) -> Iterator[Flag]:
+    def _gate(self, raw: Raw) -> Iterator[Flag]:
         if self.statistics is not None and (flag := quality.judge(raw[1], self.statistics)) is not None:
             yield flag
 
-    def _declines(self, raw: tuple[Tensor, Tensor], scan: Scan) -> bool:
+    def _declines(self, raw: Raw, scan: Scan) -> bool:
         """Whether a clip is far from those of training, or unlike them and without events to be sure of."""
         doubts = [flag.severity for flag in self._gate(raw)] if self.config.decline else []
-        return Severity.SEVERE in doubts or bool(doubts and _certainty(raw[0], scan.times_s) < _SURE)
+        return Severity.SEVERE in doubts or bool(doubts and _certainty(_found(raw, scan)) < _SURE)
 
 
-def _certainty(outputs: Tensor, times_s: tuple[float, ...] | None) -> float:
+def _found(raw: Raw, scan: Scan) -> list[Found]:
+    """Return the events of a clip, searched for at the pace it was read at."""
+    return found_events(raw[0], _at_pace(scan.times_s, float(raw[2])))
+
+
+def _at_pace(times_s: tuple[float, ...] | None, pace: float) -> tuple[float, ...] | None:
+    return None if times_s is None else tuple(pace * t for t in times_s)
+
+
+def _certainty(found: list[Found]) -> float:
     """Return how sure the events are on average, 0-1; 0 without any."""
-    sure = [chance for *_, chance in found_events(outputs, times_s)]
-    return float(np.mean(sure)) if sure else 0.0
+    return float(np.mean([chance for *_, chance in found])) if found else 0.0
 
 
 def thinned(times_s: tuple[float, ...] | None, *, count: int) -> Tensor:
@@ -231,10 +266,6 @@ def _phase(findings: tuple[Finding, ...]) -> Curve:
     return next(f for f in findings if isinstance(f, Curve) and f.name == CURVE)
 
 
-def _without_events(curve: Curve) -> Curve:
-    return Curve(curve.name, curve.values, curve.unit, curve.times_s, curve.frame_indices)
-
-
 def _slow(scan: Scan) -> Iterator[Flag]:
     times_s = scan.times_s
     if times_s is None or len(times_s) < 2:
@@ -246,6 +277,16 @@ def _slow(scan: Scan) -> Iterator[Flag]:
             "Record at 20 frames per second or more."
         )
         yield Flag("low_frame_rate", message, Severity.WARNING)
+
+
+def _other_pace(pace: float) -> Iterator[Flag]:
+    if pace != 1:
+        heart = "slower" if pace < 1 else "faster"
+        message = (
+            f"By its frame times this heart beats {heart} than those of training; it was read as if they "
+            f"were {pace:g} times as long. Are the frame times of the file right?"
+        )
+        yield Flag("unusual_pace", message, Severity.INFO)
 
 
 def _cycle_flags(curve: Curve) -> Iterator[Flag]:

@@ -1,15 +1,16 @@
 """Outline the left ventricle in an apical cine and measure its ejection fraction, beat by beat.
 
 One network outlines the ventricle in every frame; the size over time gives ED and ES. EF of each beat by the
-discs of the masks (Lang et al., ASE/EACVI 2015) and by a CNN-LSTM that reads the beat (after Ouyang et al.,
-Nature 580:252, 2020, and Smistad et al., TUFFC 67:2595, 2020), side by side and fused. EF needs no scale;
-volumes in mL do. It was trained on simulated cines only (``video/phantoms/heart.py``). Not a medical device.
+discs of the masks (Lang et al., ASE/EACVI 2015) and by a CNN-LSTM and a CNN that read the beat (after Ouyang
+et al., Nature 580:252, 2020, and Smistad et al., TUFFC 67:2595, 2020), side by side and fused. EF needs no
+scale and no clock: everything is read at the heart's own pace. Volumes in mL need a scale. It was trained on
+simulated cines only (``video/phantoms/heart.py``). Not a medical device.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -37,7 +38,7 @@ from video.recipes.ejection_fraction import (
     judged_features,
     protocol_clips,
 )
-from video.tasks._echo_beats import EVENTS, at_curve, file_frames, size_events, systoles
+from video.tasks._echo_beats import EVENTS, at_curve, at_one_pace, file_frames, size_events, systoles
 from video.tasks._echo_biplane import View, biplane, biplane_declined, biplane_measurements, view_of
 from video.tasks._echo_flags import Seen, ventricle_flags, ventricle_missing
 from video.tasks._echo_fraction import beat_windows, ef_curve, ef_measurements, ef_scores, fused
@@ -62,7 +63,10 @@ class Config(BaseModel):
         None, ge=0, description="use one network of an ensemble only; the first if unset"
     )
     fusion: float = Field(
-        0.2, ge=0, le=1, description="share of the CNN-LSTM in the fused EF; the rest is that of the masks"
+        0.4,
+        ge=0,
+        le=1,
+        description="share of the mean of CNN-LSTM and CNN in the fused EF; the rest is that of the masks",
     )
     clips: Literal["beats", "protocol"] = Field(
         "beats",
@@ -177,13 +181,15 @@ class EjectionFraction:
             torch.cat([part[0].cpu() for part in parts])
             for parts in zip(*in_chunks(self.see, grey_frames(scan)), strict=True)
         )
-        masks = tidied(logits, scan.times_s)
+        first = size_events((logits > 0).flatten(1).sum(1).tolist(), scan.times_s)
+        times_s = at_one_pace(first, scan.times_s, count=len(logits))
+        masks = tidied(logits, times_s)
         gate = gate_features(judged_features(features))
         turns: list[tuple[str, int]] = []
         if not (ventricle_missing(masks) or self._declines(gate)):
-            turns = size_events(areas(masks).tolist(), scan.times_s)
+            turns = size_events(areas(masks).tolist(), times_s)
         events = torch.tensor([(EVENTS.index(name), at) for name, at in turns]).reshape(-1, 2)
-        return masks, events, self._judged(features, turns, times_s=scan.times_s), gate
+        return masks, events, self._judged(features, turns, times_s=times_s), gate
 
     def postprocess(self, raw: Raw, scan: Scan) -> tuple[Finding, ...]:
         """Return masks, volume over time with ED and ES, EF of every beat by each method, and its class."""
@@ -202,7 +208,7 @@ class EjectionFraction:
             ef_curve(EF_NAMES[key], efs[:, column].tolist(), at=at, like=curve)
             for column, key in ((1, "clip"), (2, "frames"))
         ]
-        both = self._fused(labels, curve, read[0])
+        both = self._fused(labels, curve, read)
         return (labels, curve, *both, *(one for one in read if one is not None))
 
     def measure(self, findings: tuple[Finding, ...], scan: Scan) -> tuple[Measurement, ...]:
@@ -244,7 +250,7 @@ class EjectionFraction:
         kept = [
             f for f in findings if f not in made and not isinstance(f, Scores) and f.name != EF_NAMES["fused"]
         ]
-        return (labels, curve, *self._fused(labels, curve, None), *kept)
+        return (labels, curve, *self._fused(labels, curve, ()), *kept)
 
     def flags(self, raw: Raw, scan: Scan) -> tuple[Flag, ...]:
         """Report clips unlike the training's, and what may be wrong with the ventricle outlined."""
@@ -281,14 +287,18 @@ class EjectionFraction:
         means = answers.unflatten(0, windows.shape[:2]).mean(1)
         return torch.cat([at[:, None].float(), means.clamp(0, 100)], 1)
 
-    def _fused(self, labels: Labels, curve: Curve, read: Curve | None) -> tuple[Finding, ...]:
-        """Return the fused EF of every beat and the class of their mean; nothing without a beat."""
+    def _fused(self, labels: Labels, curve: Curve, read: Sequence[Curve | None]) -> tuple[Finding, ...]:
+        """Return the fused EF of every beat and the class of their mean; nothing without a beat.
+
+        ``read`` are the EFs by CNN-LSTM and by CNN; a beat that neither read has the EF of its masks.
+        """
         beats = systoles(curve.events)
+        there = [one.values for one in read if one is not None]
         regressed: list[float | None] = [None] * len(beats)
-        if read is not None:
-            each = self.config.clips == "beats" and len(read.values) == len(beats)
-            mean = sum(read.values) / len(read.values)
-            regressed = list(read.values) if each else [mean] * len(beats)
+        if there:
+            means = [sum(some) / len(some) for some in zip(*there, strict=True)]
+            each = self.config.clips == "beats" and len(means) == len(beats)
+            regressed = [*means] if each else [sum(means) / len(means)] * len(beats)
         values = [
             fused(discs, ef, share=self.config.fusion)
             for discs, ef in zip(beat_discs(labels, beats), regressed, strict=True)

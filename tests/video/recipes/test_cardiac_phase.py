@@ -185,7 +185,7 @@ def test_events_at_the_ends_may_be_left_out(tmp_path):
 
 
 def test_a_curve_is_a_finding_with_its_events():
-    curve = phase_curve(perfect(), None, frames=range(60))
+    curve = phase_curve(perfect(), None, frames=range(60), found=found_events(perfect(), None))
     assert len(curve.values) == 60
     assert [e.name for e in curve.events] == ["ED", "ES", "ED"]
     assert curve.events[0].time_s is None

@@ -122,7 +122,7 @@ def test_a_known_ejection_fraction_is_measured_by_every_method(result):
     assert found["ejection_fraction_area_length"] == pytest.approx(60, abs=2)
     assert found[EF_NAMES["clip"]] == pytest.approx(58)
     assert found[EF_NAMES["frames"]] == pytest.approx(52)
-    both = 0.8 * found[EF_NAMES["segmentation"]] + 0.2 * found[EF_NAMES["clip"]]
+    both = 0.6 * found[EF_NAMES["segmentation"]] + 0.2 * (found[EF_NAMES["clip"]] + found[EF_NAMES["frames"]])
     assert found[EF_NAMES["fused"]] == pytest.approx(both, abs=0.6)
     assert found["beats"] == 2
     assert found["long_axis_shortening"] == pytest.approx(0.25 * 60, abs=1.5)
@@ -131,10 +131,11 @@ def test_a_known_ejection_fraction_is_measured_by_every_method(result):
 
 def test_events_lie_where_the_ventricle_turns(result):
     curve = curve_of(result)
-    assert [event.name for event in curve.events] == ["ED", "ES", "ED", "ES", "ED"]
-    times = [event.time_s for event in curve.events]
+    # The clip ends as the third beat begins: that ED may be one or not.
+    assert [event.name for event in curve.events][:4] == ["ED", "ES", "ED", "ES"]
+    times = [event.time_s for event in curve.events][:4]
     # Anywhere in the stretch in which the size stands still.
-    stretches = ((0.0, 0.16), (0.81, 1.16), (1.71, 1.9))
+    stretches = ((0.0, 0.16), (0.81, 1.16))
     assert all(low <= t <= high for t, (low, high) in zip(times[::2], stretches, strict=True))
     assert times[1::2] == pytest.approx((0.465, 1.365), abs=0.05)
     assert all(event.time_s == curve.times_s[event.index] for event in curve.events)
@@ -174,7 +175,7 @@ def test_without_a_scale_there_is_a_fraction_but_no_millilitre(result):
 def test_beats_that_differ_are_measured_one_by_one():
     found = usvol.run(task_of(Config(fusion=0.5)), cine((60, 45, 55)))
     curve = curve_of(found, EF_NAMES["fused"])
-    assert curve.values == pytest.approx([(ef + 58) / 2 for ef in (60, 45, 55)], abs=1.5)
+    assert curve.values == pytest.approx([(ef + 55) / 2 for ef in (60, 45, 55)], abs=1.5)
     assert curve.times_s is not None and len(curve.times_s) == 3
     by_masks = next(m for m in found.measurements if m.name == EF_NAMES["segmentation"])
     assert (by_masks.low, by_masks.value, by_masks.high) == pytest.approx((45, 53.3, 60), abs=1.5)
@@ -193,17 +194,19 @@ def test_the_fraction_does_not_depend_on_the_time_base(result, other):
     again = usvol.run(task_of(), other(cine()))
     assert values(again)["beats"] == 2
     for key in ("fused", "segmentation"):
-        assert values(again)[EF_NAMES[key]] == pytest.approx(values(result)[EF_NAMES[key]], abs=3)
+        # Nothing but the frames counts, so other times of the same frames change nothing.
+        allowed = 0.3 if len(other(cine()).data) == len(cine().data) else 3
+        assert values(again)[EF_NAMES[key]] == pytest.approx(values(result)[EF_NAMES[key]], abs=allowed)
     if other(cine()).times_s is None:
         assert all(f.times_s is None for f in again.findings if isinstance(f, Curve))
 
 
-def test_fusion_weighs_both_answers(result):
+def test_fusion_weighs_masks_and_the_mean_of_the_readings(result):
     alone = usvol.run(task_of(Config(fusion=0)), cine())
     assert values(alone)[EF_NAMES["fused"]] == pytest.approx(values(alone)[EF_NAMES["segmentation"]], abs=1)
-    assert values(usvol.run(task_of(Config(fusion=1)), cine()))[EF_NAMES["fused"]] == pytest.approx(58)
+    assert values(usvol.run(task_of(Config(fusion=1)), cine()))[EF_NAMES["fused"]] == pytest.approx(55)
     both = values(usvol.run(task_of(Config(fusion=0.5)), cine()))
-    assert both[EF_NAMES["fused"]] == pytest.approx((both[EF_NAMES["segmentation"]] + 58) / 2, abs=0.6)
+    assert both[EF_NAMES["fused"]] == pytest.approx((both[EF_NAMES["segmentation"]] + 55) / 2, abs=0.6)
 
 
 def test_the_class_is_that_of_the_fraction(result):
