@@ -52,7 +52,7 @@ Found = tuple[str, int, float]
 
 _HEAT_S = 0.02  # width of the target around an event
 # How sure an event must be that is seen from one side only; chosen on simulated validation clips.
-_SURE_AT_THE_END, _SURE_NEAR_IT = 0.75, 0.3
+_SURE_AT_THE_END, _SURE_NEAR_IT = {"ED": 0.8, "ES": 0.6}, 0.3
 _BORDER_S = 0.1  # events nearer to the ends of a clip are also scored apart, as Lane et al. (2021) do
 _USUAL_FPS = 50.0
 _BLOCKS = 16  # half beats per clip at most
@@ -238,7 +238,7 @@ def found_events(outputs: Tensor, times_s: Sequence[float] | None) -> list[Found
         for turn in turns + [n for n in seen_half if height[n] > 0.6]:
             around = range(max(0, turn - near), min(last, turn + near) + 1)
             frame = max(around, key=lambda n: looks[n])
-            needed = 0.0 if turn in turns else _SURE_AT_THE_END if frame in (0, last) else _SURE_NEAR_IT
+            needed = 0.0 if turn in turns else _SURE_AT_THE_END[name] if frame in (0, last) else _SURE_NEAR_IT
             if likely[frame] > needed:
                 found.append((name, frame, float(likely[frame])))
     return _alternating(sorted(set(found), key=lambda event: event[1]))

@@ -28,7 +28,7 @@ _SMOOTHED_S = 0.025  # by which sizes are smoothed before their turns are looked
 _APART_S = 0.2  # at least, between two turns of one kind: 180 beats per minute and more
 _SWING = 0.4  # of the range between the 5th and 95th percentile that a turn must stand out by
 _LEAST_SWING = 0.06  # of the largest size: less is no beating
-_PACE_S = 0.21  # what a systole lasts once every heart is brought to one pace: that of a fast heart
+_PACE_S = 0.17  # what a systole lasts once every heart is brought to one pace: that of a fast heart
 _STEADY = 0.15  # of the fall, in its first or last fifth, beyond which a clip begins or ends amid it
 
 
@@ -103,16 +103,15 @@ def size_events(sizes: Sequence[float], times_s: Sequence[float] | None) -> list
 def at_one_pace(
     turns: Sequence[tuple[str, int]], times_s: Sequence[float] | None, *, count: int
 ) -> tuple[float, ...] | None:
-    """Return frame times in which the heart's systole lasts 0.21 s; those given where no whole one is seen.
+    """Return frame times in which the heart's systole lasts 0.17 s; those given where no whole one is seen.
 
     EF needs no clock: smoothed by a share of the heart's own systole it is the same however fast the heart
     beats, and whatever the file says of its frame times, even nothing. At the pace of a fast heart the
-    smoothing keeps single frames from deciding (of 0.32, 0.26, 0.21 and 0.17 s, chosen on simulated
-    validation clips).
+    smoothing keeps single frames from deciding (chosen of 0.32 to 0.14 s on simulated validation clips).
 
     Example:
         >>> at_one_pace([("ED", 0), ("ES", 2)], (0.0, 0.2, 0.4), count=3)
-        (0.0, 0.105, 0.21)
+        (0.0, 0.085, 0.17)
     """
     clock = tuple(map(float, range(count))) if times_s is None else tuple(times_s)
     ejections = [clock[beat.es] - clock[beat.ed] for beat in systoles(at_curve(turns, None)) if beat.is_whole]

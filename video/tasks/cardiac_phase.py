@@ -55,8 +55,10 @@ _SURE = (
     0.65  # of the events, on average: 58 of 60 simulated validation clips are surer, no lung clip tried was
 )
 _PLAUSIBLE_BPM = (25.0, 240.0)
+_BORDER_S = 0.06
 _PACES = (1.0, 0.5, 2.0)  # of the frame times at which a clip is read
-_SURER = 0.1  # by which another pace must beat the file's own: at true frame times no validation clip's did
+_UNSURE = 0.75  # of its events: only then a clip is read at another pace
+_SURER = 0.12  # by which another pace must beat the file's own: at true frame times no validation clip's did
 
 
 class Config(BaseModel):
@@ -145,7 +147,9 @@ class CardiacPhase:
         return framed(scan)
 
     def infer(self, scan: Scan) -> Raw:
-        """Return the outputs ``t 3`` of every frame, what the gate judges of the clip, and its pace.
+        """Return the outputs ``t 3`` of every frame, what the gate judges, and two facts of the clip.
+
+        The facts: the pace it was read at, and how sure its events are at the file's own.
 
         A heart slower or faster than those of training, or a file with wrong frame times, is read as if its
         frames lay closer or farther apart, where that makes its events surer.
@@ -155,19 +159,20 @@ class CardiacPhase:
         embedded = torch.cat([e[0].cpu() for e in in_chunks(self.encoder, frames[chosen])])
         steps = frame_steps(scan.times_s, chosen)
         paces = _PACES if scan.times_s is not None else _PACES[:1]
-        read = [
-            _between(self._read_clip(embedded, steps * pace), chosen, count=len(frames)) for pace in paces
-        ]
-        sure = [
-            _certainty(found_events(outputs, _at_pace(scan.times_s, pace)))
-            for outputs, pace in zip(read, paces, strict=True)
-        ]
-        best = max(range(len(paces)), key=lambda n: sure[n] - (_SURER if n else 0.0))
-        return read[best], gate_features(judged_features(embedded)), torch.tensor(paces[best])
+        tried: list[tuple[float, Tensor, list[Found]]] = []
+        for pace in paces:
+            outputs = _between(self._read_clip(embedded, pace * steps), chosen, count=len(frames))
+            tried.append((pace, outputs, found_events(outputs, _at_pace(scan.times_s, pace))))
+            if _certainty(_inner(tried[0][2], scan.times_s)) >= _UNSURE:
+                break
+        inner = [_certainty(_inner(events, scan.times_s)) for *_, events in tried]
+        pace, outputs, _ = tried[max(range(len(tried)), key=lambda n: inner[n] - (_SURER if n else 0.0))]
+        facts = torch.tensor([pace, _certainty(tried[0][2])])
+        return outputs, gate_features(judged_features(embedded)), facts
 
     def postprocess(self, raw: Raw, scan: Scan) -> tuple[Finding, ...]:
         """Return the phase curve with its events, how sure they are, and the RR intervals there are."""
-        found = [] if self._declines(raw, scan) else _found(raw, scan)
+        found = [] if self._declines(raw) else _found(raw, scan)
         curve = phase_curve(raw[0], scan.times_s, frames=file_frames(scan), found=found)
         certainty = _certainty(found)
         detection = Scores(
@@ -205,8 +210,8 @@ class CardiacPhase:
     def flags(self, raw: Raw, scan: Scan) -> tuple[Flag, ...]:
         """Report clips unlike the training's, too short, too slow, or of an impossible rate."""
         flags = [*self._gate(raw), *_slow(scan)]
-        if not self._declines(raw, scan):
-            flags += _other_pace(float(raw[2]))
+        if not self._declines(raw):
+            flags += _other_pace(float(raw[2][0]))
             found = _found(raw, scan)
             flags += _cycle_flags(phase_curve(raw[0], scan.times_s, frames=file_frames(scan), found=found))
         return tuple(flags)
@@ -225,19 +230,27 @@ class CardiacPhase:
         if self.statistics is not None and (flag := quality.judge(raw[1], self.statistics)) is not None:
             yield flag
 
-    def _declines(self, raw: Raw, scan: Scan) -> bool:
+    def _declines(self, raw: Raw) -> bool:
         """Whether a clip is far from those of training, or unlike them and without events to be sure of."""
         doubts = [flag.severity for flag in self._gate(raw)] if self.config.decline else []
-        return Severity.SEVERE in doubts or bool(doubts and _certainty(_found(raw, scan)) < _SURE)
+        return Severity.SEVERE in doubts or bool(doubts and float(raw[2][1]) < _SURE)
 
 
 def _found(raw: Raw, scan: Scan) -> list[Found]:
     """Return the events of a clip, searched for at the pace it was read at."""
-    return found_events(raw[0], _at_pace(scan.times_s, float(raw[2])))
+    return found_events(raw[0], _at_pace(scan.times_s, float(raw[2][0])))
 
 
 def _at_pace(times_s: tuple[float, ...] | None, pace: float) -> tuple[float, ...] | None:
     return None if times_s is None else tuple(pace * t for t in times_s)
+
+
+def _inner(found: list[Found], times_s: tuple[float, ...] | None) -> list[Found]:
+    """Return the events away from the ends of a clip, where one is seen from one side only; or all."""
+    if times_s is None:
+        return found
+    low, high = times_s[0] + _BORDER_S, times_s[-1] - _BORDER_S
+    return [event for event in found if low <= times_s[event[1]] <= high] or found
 
 
 def _certainty(found: list[Found]) -> float:
