@@ -64,15 +64,16 @@ class SparseConvolution(nn.Conv3d):
 
 
 class PoseReader(nn.Module):
-    """Read patches ``b channel 24 24 24`` in the frame of a hypothesis: ``b 13`` (see ``POSE_NUMBERS``).
+    """Read cubic patches ``b channel z y x`` in the frame of a hypothesis: ``b 13`` (see ``POSE_NUMBERS``).
 
     Args:
         channels: of the patch.
+        side: samples along its side, a multiple of 8.
         width: maps of the first layer; twice, four and six times as many deeper.
         sparsity: share of the first layer's weights that training prunes.
     """
 
-    def __init__(self, channels: int, *, width: int = 16, sparsity: float = 0.0) -> None:
+    def __init__(self, channels: int, *, side: int, width: int = 16, sparsity: float = 0.0) -> None:
         super().__init__()
         self.first = nn.Sequential(
             SparseConvolution(channels, width, kernel=5, sparsity=sparsity),
@@ -84,7 +85,7 @@ class PoseReader(nn.Module):
         )
         self.last = nn.Sequential(*_layer(4 * width, 6 * width), nn.Flatten(), nn.Dropout(0.1))
         self.answer = nn.Sequential(
-            nn.Linear(27 * 6 * width, 128),
+            nn.Linear((side // 8) ** 3 * 6 * width, 128),
             nn.BatchNorm1d(128),
             nn.ReLU(inplace=True),
             nn.Linear(128, POSE_NUMBERS),
@@ -119,7 +120,7 @@ class AlignedReader(nn.Module):
         self.thin = nn.Sequential(
             nn.Conv3d(widths[2], 24, 1, bias=False), nn.BatchNorm3d(24), nn.ReLU(inplace=True), nn.Flatten()
         )
-        self.code = nn.Sequential(
+        self.squeeze = nn.Sequential(
             nn.Linear(24 * (side // 8) ** 3, codes), nn.BatchNorm1d(codes), nn.ReLU(inplace=True)
         )
         self.place = nn.Linear(codes, 3 * points)
@@ -127,7 +128,7 @@ class AlignedReader(nn.Module):
     def forward(self, volumes: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits and points."""
         logits, _, _, coarse = self.fcn.all_scales(volumes)
-        points = self.place(self.code(self.thin(coarse)))
+        points = self.place(self.squeeze(self.thin(coarse)))
         return logits, points.unflatten(1, (-1, 3))
 
 
@@ -135,15 +136,24 @@ class MarginalSpace(nn.Module):
     """All networks of one object: ``position``, ``orientation``, ``pose`` (with scale) and ``aligned``.
 
     ``position`` maps the whole volume, coarse, to the logit of the object's centre at every sample.
+    ``sides`` are the samples along the side of what the last three look at.
     """
 
     def __init__(
-        self, channels: int, classes: int, *, points: int, side: int, width: int = 16, sparsity: float = 0.0
+        self,
+        channels: int,
+        classes: int,
+        *,
+        points: int,
+        sides: tuple[int, int, int],
+        width: int = 16,
+        sparsity: float = 0.0,
     ) -> None:
         super().__init__()
         self.position = FCN(channels, 1, widths=(width, 2 * width, 4 * width), depth=1, norm="batch")
-        self.orientation = PoseReader(channels, width=width, sparsity=sparsity)
-        self.pose = PoseReader(channels, width=width, sparsity=sparsity)
+        near, box, side = sides
+        self.orientation = PoseReader(channels, side=near, width=width, sparsity=sparsity)
+        self.pose = PoseReader(channels, side=box, width=width, sparsity=sparsity)
         widths = (width, 2 * width, 4 * width)
         self.aligned = AlignedReader(channels, classes, points=points, side=side, widths=widths)
 

@@ -1,14 +1,14 @@
 """How ``aortic_valve`` learns: all its networks at once, from patches of simulated volumes drawn on the fly.
 
-Every volume of a batch gives the whole view at 4 mm (position), patches around the valve in any orientation
-(orientation), patches in the frames of perturbed boxes (pose, scale and score) and one aligned cube (labels
-and mesh). The losses are summed; the networks share nothing, so each learns as it would alone.
+Every volume of a batch gives the whole view at 4 mm (position), patches around the valve turned by up to 60°
+or any way (orientation), patches in the frames of perturbed boxes (pose, scale and score) and one aligned
+cube (labels and mesh). The losses are summed; the networks share nothing, so each learns as it would alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, get_args
 
 import torch
 from pydantic import Field
@@ -22,6 +22,7 @@ from models3d.recipes.aortic_valve_patches import (
     GROWTH,
     MARGIN,
     NEAR_MM,
+    NEAR_SIDE,
     OFFSET_MM,
     OFFSET_SHARE,
     PATCH,
@@ -29,6 +30,7 @@ from models3d.recipes.aortic_valve_patches import (
     SIDE,
     Levels,
     Poses,
+    angle_deg,
     axis_turns,
     coarse_step,
     corner_distance,
@@ -36,6 +38,7 @@ from models3d.recipes.aortic_valve_patches import (
     levels,
     look,
     random_rotations,
+    rotations_within,
     small_rotations,
     working_mm,
 )
@@ -52,13 +55,19 @@ from usvol.training.volume_augmentation import vary_picture
 
 SELECTION = Selection()
 CLASSES = 2  # blood inside the root's wall, cusps included; cusps
-NEAR, BOXES = 6, 7  # patches per volume for orientation and for pose
+NEAR, BOXES = 8, 7  # patches per draw for orientation and for pose
+DRAWS = 2  # of these patches per volume: making the volume's levels costs as much as all patches
+WITHIN_DEG = 60.0  # the orientation network corrects turns up to it; sixty orientations leave none over 45°
 SEEN = 0.5  # part of the valve in view from which it counts as there
 UNSEEN = 0.05  # and below which it counts as absent; what lies between teaches nothing
 FAR_MM = 25.0  # from the valve: where there is none
 TYPICAL_MM = (19.0, 34.0, 34.0)  # size of a box where there is no valve to take it from
+ALIGNED_DEG = 35.0  # turn at which the score of an orientation is 1/e
 QUALITY_MM = 8.0  # corner distance at which the score of a box is 1/e
 _HEAT_SAMPLES = 1.2  # deviation of the target of the position network
+
+
+Part = Literal["position", "orientation", "pose", "aligned"]
 
 
 class Settings(FitSettings):
@@ -70,6 +79,9 @@ class Settings(FitSettings):
     )
     picture: float = Field(0.5, ge=0, le=1, description="how often grey levels are varied")
     modes: int = Field(24, ge=1, description="of the statistical shape model")
+    networks: tuple[Part, ...] = Field(
+        get_args(Part), min_length=1, description="those that learn; others stay as `init` gives them"
+    )
 
 
 def prepare(scan: Scan) -> dict[str, Tensor]:
@@ -109,14 +121,20 @@ class Volumes(Dataset[Batch]):
         source = source_of(sample, picture=self.settings.picture)
         truth, known = truth_of(sample)
         batch: Batch = {"known": torch.tensor(float(known)), "there": torch.tensor(float(truth is not None))}
-        for name, part in (
-            ("position", _whole(source, truth)),
-            ("near", _near(source, truth)),
-            ("box", _boxes(source, truth)),
-            ("aligned", _aligned(source, sample, truth)),
-        ):
-            batch |= {f"{name}_{key}": value for key, value in part.items()}
+        drawn: dict[Part, tuple[str, Callable[[], Batch]]] = {
+            "position": ("position", lambda: _whole(source, truth)),
+            "orientation": ("near", lambda: _joined([_near(source, truth) for _ in range(DRAWS)])),
+            "pose": ("box", lambda: _joined([_boxes(source, truth) for _ in range(DRAWS)])),
+            "aligned": ("aligned", lambda: _aligned(source, sample, truth)),
+        }
+        for part in self.settings.networks:
+            name, draw = drawn[part]
+            batch |= {f"{name}_{key}": value for key, value in draw().items()}
         return batch
+
+
+def _joined(parts: Sequence[Batch]) -> Batch:
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def source_of(sample: Sample, *, picture: float = 0.0) -> Levels:
@@ -172,35 +190,33 @@ def _whole(source: Levels, truth: Poses | None) -> Batch:
 
 
 def _near(source: Levels, truth: Poses | None) -> Batch:
-    """Look around places near the valve and, last, far from it, turned any way."""
-    frames = random_rotations(NEAR)
+    """Look around places near the valve, turned by up to 60°, two of them any way; the last elsewhere."""
     step = NEAR_MM * (1 + 0.12 * (2 * torch.rand(NEAR) - 1))
+    size, quality_of = torch.tensor(TYPICAL_MM).repeat(NEAR, 1), torch.zeros(NEAR)
     if truth is None:
-        centre, true = _anywhere(source, NEAR), None
+        centre, frames = _anywhere(source, NEAR), random_rotations(NEAR)
+        target = {
+            "move": torch.zeros(NEAR, 3),
+            "turn": torch.eye(3).repeat(NEAR, 1, 1),
+            "weight": torch.zeros(NEAR),
+        }
     else:
         centre = truth.centre + 4.0 * torch.randn(NEAR, 3)
         centre[-1:] = _away(source, truth, 1)
-        true = Poses(truth.centre, truth.rotation, truth.size)
-    poses = Poses(centre, frames, torch.ones(NEAR, 3))
-    target = {
-        "move": torch.zeros(NEAR, 3),
-        "turn": torch.eye(3).repeat(NEAR, 1, 1),
-        "weight": torch.zeros(NEAR),
-    }
-    size, quality_of = torch.tensor(TYPICAL_MM).repeat(NEAR, 1), torch.zeros(NEAR)
-    if true is not None:
+        frames = truth.rotation @ rotations_within(torch.full((NEAR,), WITHIN_DEG))
+        frames[-3:] = random_rotations(3)
+        back = frames.transpose(1, 2)
         # A step larger than meant makes everything look smaller.
         ratio = (NEAR_MM / step)[:, None]
-        local = (frames.transpose(1, 2) @ (true.centre - centre)[..., None])[..., 0]
-        size = true.size * ratio
-        target = {
-            "move": local * ratio,
-            "turn": frames.transpose(1, 2) @ true.rotation,
-            "weight": (local.norm(dim=1) < FAR_MM / 2).float(),
-        }
-        quality_of = torch.exp(-((local.norm(dim=1) / 10) ** 2))
+        local = (back @ (truth.centre - centre)[..., None])[..., 0]
+        size, turn = truth.size * ratio, back @ truth.rotation
+        angle, apart = angle_deg(turn), local.norm(dim=1)
+        weight = ((angle < WITHIN_DEG + 1) & (apart < FAR_MM / 2)).float()
+        target = {"move": local * ratio, "turn": turn, "weight": weight}
+        quality_of = torch.exp(-((angle / ALIGNED_DEG) ** 2) - (apart / 10) ** 2)
+    poses = Poses(centre, frames, torch.ones(NEAR, 3))
     return {
-        "patch": look(source, poses, step_mm=step, count=PATCH),
+        "patch": look(source, poses, step_mm=step, count=NEAR_SIDE),
         **target,
         "size": size,
         "quality": quality_of,
@@ -303,29 +319,32 @@ def _away(source: Levels, truth: Poses, count: int) -> Tensor:
 
 
 def loss(network: nn.Module, batch: Batch, *, settings: Settings) -> Tensor:
-    """Return the sum of the losses of all networks on one batch."""
-    del settings
+    """Return the sum of the losses of all networks that learn on one batch."""
     assert isinstance(network, MarginalSpace)
-    parts = losses(network, batch)
+    parts = losses(network, batch, settings=settings)
     return torch.stack(list(parts.values())).sum()
 
 
-def losses(network: MarginalSpace, batch: Batch) -> dict[str, Tensor]:
+def losses(network: MarginalSpace, batch: Batch, *, settings: Settings) -> dict[str, Tensor]:
     """Return the losses by name."""
-    known, there = batch["known"], batch["there"]
-    heat = network.position(_last(batch["position_volume"]))[:, 0].float()
-    near = network.orientation(_last(batch["near_patch"].flatten(0, 1))).float()
-    boxes = network.pose(_last(batch["box_patch"].flatten(0, 1))).float()
-    logits, points = network.aligned(_last(batch["aligned_cube"]))
-    weight = (known * there).clone()
-    return {
-        "position": _heat_loss(heat, batch["position_heat"], known),
-        "orientation": _turn_loss(near, batch),
-        "pose": _box_loss(boxes, batch),
-        "score": _score_loss(near, batch, "near", known) + _score_loss(boxes, batch, "box", known),
-        "labels": _share_loss(logits.float(), batch["aligned_shares"], weight),
-        "mesh": _mesh_loss(points.float(), batch, weight),
-    }
+    known, found = batch["known"], dict[str, Tensor]()
+    weight = (known * batch["there"]).clone()
+    if "position" in settings.networks:
+        heat = network.position(_last(batch["position_volume"]))[:, 0].float()
+        found["position"] = _heat_loss(heat, batch["position_heat"], known)
+    if "orientation" in settings.networks:
+        near = network.orientation(_last(batch["near_patch"].flatten(0, 1))).float()
+        found["orientation"] = _turn_loss(near, batch)
+        found["near"] = _score_loss(near, batch, "near", known)
+    if "pose" in settings.networks:
+        boxes = network.pose(_last(batch["box_patch"].flatten(0, 1))).float()
+        found["pose"] = _box_loss(boxes, batch)
+        found["score"] = _score_loss(boxes, batch, "box", known)
+    if "aligned" in settings.networks:
+        logits, points = network.aligned(_last(batch["aligned_cube"]))
+        found["labels"] = _share_loss(logits.float(), batch["aligned_shares"], weight)
+        found["mesh"] = _mesh_loss(points.float(), batch, weight)
+    return found
 
 
 def _heat_loss(logits: Tensor, heat: Tensor, known: Tensor) -> Tensor:
@@ -397,7 +416,12 @@ def _last(volumes: Tensor) -> Tensor:
 def new_network(settings: Settings) -> MarginalSpace:
     """Return the untrained networks."""
     network = MarginalSpace(
-        CHANNELS, CLASSES, points=N_VERTICES, side=SIDE, width=settings.width, sparsity=settings.sparsity
+        CHANNELS,
+        CLASSES,
+        points=N_VERTICES,
+        sides=(NEAR_SIDE, PATCH, SIDE),
+        width=settings.width,
+        sparsity=settings.sparsity,
     )
     # Nearly every sample of a heat map is 0: start there.
     assert network.position.head.bias is not None

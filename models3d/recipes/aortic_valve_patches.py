@@ -22,10 +22,10 @@ from usvol.scan import Grid, Scan
 
 SPACING_MM = 1.0  # of the working volume
 LONGEST = 192  # samples along its longest side at most
-PATCH = 24  # samples along the side of what orientation and pose are read off
+PATCH = 24  # samples along the side of what the pose is read off
 COARSE = 40  # samples along the side of the cube the position is searched in
 COARSE_MM = 4.0  # their distance; 160 mm is deeper than a transoesophageal volume mostly is
-NEAR_MM = 2.6  # distance of the samples around a position
+NEAR_SIDE, NEAR_MM = 16, 3.4  # samples along the side of the cube around a position, and their distance
 ROOM = 2.0  # side of the patch a pose is read off, over the geometric mean of the box's sides
 SIDE = 48  # samples along the side of the aligned cube
 MARGIN = 1.35  # side of the aligned cube over the longest side of the box
@@ -174,7 +174,23 @@ def random_rotations(count: int) -> Tensor:
 
 def small_rotations(angles_deg: Tensor) -> Tensor:
     """Draw rotations (n, 3, 3) by normally distributed angles of deviation ``angles_deg`` (n,) per axis."""
-    a, b, c = (torch.randn(len(angles_deg), 3) * torch.deg2rad(angles_deg)[:, None]).unbind(1)
+    return _turned_about(torch.randn(len(angles_deg), 3) * torch.deg2rad(angles_deg)[:, None])
+
+
+def rotations_within(limits_deg: Tensor) -> Tensor:
+    """Draw rotations (n, 3, 3) about any axis by angles up to ``limits_deg`` (n,), all equally likely."""
+    axes = F.normalize(torch.randn(len(limits_deg), 3), dim=1)
+    return _turned_about(axes * (torch.deg2rad(limits_deg) * torch.rand(len(limits_deg)))[:, None])
+
+
+def angle_deg(rotation: Tensor) -> Tensor:
+    """Return the angle (…) of rotations ``… 3 3``."""
+    cosine = (rotation.diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2
+    return torch.rad2deg(torch.arccos(cosine.clamp(-1, 1)))
+
+
+def _turned_about(vectors: Tensor) -> Tensor:
+    a, b, c = vectors.unbind(1)
     zero = torch.zeros_like(a)
     skew = torch.stack([zero, -c, b, c, zero, -a, -b, a, zero], 1).reshape(-1, 3, 3)
     return torch.linalg.matrix_exp(skew)

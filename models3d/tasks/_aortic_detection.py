@@ -1,9 +1,9 @@
 """Search a volume through marginal spaces: position, then orientation, then scale; or follow a known pose.
 
-Few hypotheses live through each space: places of the heat map, seen from several directions, each answered
-with a rotation; the pose network scores and corrects what is left, twice or more. The root looks much the
-same turned about its axis or end for end, so the best hypotheses are also tried that way: the score knows
-which is right. Where several agree, their mean is taken.
+Few hypotheses live through each space: places of the heat map, each tried in sixty orientations, which the
+orientation network scores and corrects; the pose network does the same with what is left, twice or more. The
+root looks much the same turned about its axis or end for end, so the best hypotheses are also tried that way:
+the score knows which is right. Where several agree, their mean is taken.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from models3d.recipes.aortic_valve import TYPICAL_MM
 from models3d.recipes.aortic_valve_patches import (
     COARSE,
     NEAR_MM,
+    NEAR_SIDE,
     PATCH,
     ROOM,
     Levels,
@@ -32,15 +33,11 @@ from models3d.recipes.aortic_valve_patches import (
     mean_pose,
     turned,
 )
+from models3d.tasks._orientations import sixty_turns
 
 Networks = Mapping[str, Callable[..., Any]]
 
 _AGREE_MM = 8.0  # corner distance within which hypotheses are one answer
-# Directions the patch around a position is read in: the network's errors in them are nearly independent.
-_VIEWS = torch.tensor([
-    [[1.0, 0, 0], [0, 1, 0], [0, 0, 1]], [[0, 0, 1], [1, 0, 0], [0, 1, 0]],
-    [[0, 1, 0], [0, 0, 1], [1, 0, 0]], [[-1, 0, 0], [0, -1, 0], [0, 0, 1]],
-])  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +46,16 @@ class Effort:
 
     Attributes:
         places: local maxima of the heat map.
-        views: directions in which each is read for its orientation, at most 4.
+        oriented: of their orientations, so many reach the pose network.
         kept: hypotheses that reach the last rounds.
         turned: of the best after the first look, and again before the last two, so many are tried turned.
         rounds: looks of the pose network at each, the first included.
     """
 
-    places: int = 2
-    views: int = 4
-    kept: int = 10
-    turned: int = 4
+    places: int = 6
+    oriented: int = 12
+    kept: int = 6
+    turned: int = 3
     rounds: int = 5
 
 
@@ -75,7 +72,7 @@ class Found:
 def search(networks: Networks, source: Levels, *, logits: Tensor, effort: Effort) -> Found:
     """Search the whole volume; ``logits`` (a, b, c) are what the position network says of it."""
     centres, heat = places(logits, source, count=effort.places)
-    poses = orientations(networks, source, centres=centres, views=effort.views)
+    poses = orientations(networks, source, centres=centres, kept=effort.oriented)
     return refined(networks, source, poses=poses, effort=effort, heat=float(heat.max()))
 
 
@@ -87,7 +84,7 @@ def follow(networks: Networks, source: Levels, *, last: Poses, heat: float) -> F
 def places(logits: Tensor, source: Levels, *, count: int) -> tuple[Tensor, Tensor]:
     """Return the ``count`` highest maxima of a heat map ``a b c``: places (n, 3) in mm and their chances."""
     chance = torch.sigmoid(logits.float())
-    peaks = F.max_pool3d(chance[None, None], 5, stride=1, padding=2)[0, 0] == chance
+    peaks = F.max_pool3d(chance[None, None], 3, stride=1, padding=1)[0, 0] == chance
     values, flat = (chance * peaks).flatten().topk(count)
     index = torch.stack(torch.unravel_index(flat, chance.shape), 1)
     padded = F.pad(chance, [1] * 6)
@@ -103,16 +100,18 @@ def places(logits: Tensor, source: Levels, *, count: int) -> tuple[Tensor, Tenso
     return torch.stack(centres), values
 
 
-def orientations(networks: Networks, source: Levels, *, centres: Tensor, views: int) -> Poses:
-    """Read the rotation at each place in patches turned ``views`` ways: so many hypotheses per place."""
-    count = len(centres)
+def orientations(networks: Networks, source: Levels, *, centres: Tensor, kept: int) -> Poses:
+    """Try sixty orientations at each place; return the ``kept`` likeliest of all, corrected."""
+    turns = torch.stack(sixty_turns())
     start = Poses(
-        centres.repeat_interleave(views, 0),
-        _VIEWS[:views].repeat(count, 1, 1),
-        torch.tensor([TYPICAL_MM] * count * views),
+        centres.repeat_interleave(len(turns), 0),
+        turns.repeat(len(centres), 1, 1),
+        torch.tensor([TYPICAL_MM] * len(turns) * len(centres)),
     )
     step = torch.full((len(start),), NEAR_MM)
-    return turned(start, networks["orientation"](look(source, start, step_mm=step, count=PATCH)))
+    answers = networks["orientation"](look(source, start, step_mm=step, count=NEAR_SIDE)).float()
+    best = answers[:, 12].topk(min(kept, len(start))).indices
+    return turned(start[best], answers[best])
 
 
 def with_turns(poses: Poses, *, count: int) -> Poses:

@@ -18,7 +18,8 @@ from usvol.result import Box, Curve, Finding, Labels, Measurement, Surface
 from usvol.scan import Grid, Scan, vec3
 
 NAME = "aortic_valve"
-MEASURED_FROM = 0.97  # part of the wall in the field of view from which the valve is measured
+MEASURED_FROM = 0.985  # part of the wall well in the field of view from which the valve is measured
+_EDGE = 2.0  # samples (about mm) from the edge of the view within which nothing is well in it
 _UNITS = {"_mm2": "mm²", "_mm": "mm", "_ml": "mL"}
 _NONE = (
     "annulus_diameter_min_mm",
@@ -47,14 +48,20 @@ def nothing(scan: Scan) -> Labels:
 
 
 def seen_share(vertices: Tensor, scan: Scan) -> float:
-    """Return the part of the wall's vertices that lies in the sector and in the volume."""
-    index = np.round(scan.grid.to_index(vertices[:N_WALL].double().numpy())).astype(int)
+    """Return the part of the wall's vertices that lies in the sector and in the volume, not at their edge.
+
+    The network has never seen a valve beyond the view, so that the mesh of one that is cut ends at the edge.
+    """
+    places = scan.grid.to_index(vertices[:N_WALL].double().numpy())
+    around = np.stack(np.meshgrid(*[(-1.0, 0.0, 1.0)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    around *= _EDGE / np.maximum(np.linalg.norm(around, axis=1, keepdims=True), 1)
+    index = np.round(places[:, None] + around).astype(int)
     shape = np.asarray(scan.grid.shape)
-    inside = ((index >= 0) & (index < shape)).all(1)
+    inside = ((index >= 0) & (index < shape)).all(-1)
     assert scan.sector is not None
     mask = scan.sector.mask.reshape(scan.grid.shape).numpy()
-    inside &= mask[tuple(np.clip(index, 0, shape - 1).T)]
-    return float(inside.mean())
+    inside &= mask[tuple(np.moveaxis(np.clip(index, 0, shape - 1), -1, 0))]
+    return float(inside.all(1).mean())
 
 
 def findings_of(readings: Mapping[int, Reading], scan: Scan) -> tuple[Finding, ...]:

@@ -25,6 +25,7 @@ from usvol.scan import Frame, Grid
 REACH_MM = 3.5  # to either side of a vertex, along its normal
 _STEP_MM = 0.25
 _CUSP_REACH_MM = 2.5
+_CUSP_SAMPLES = 300  # of a cube that show cusps at least: the smallest cusps fill three times as many
 _LEAST = 0.15  # evidence of a cusp that is worth moving for
 _UNSEEN = 0.2  # weight, in the shape model, of a vertex that found no boundary
 _SPREAD_MM, _SPREAD_DEG, _SPREAD_GROWTH = 1.2, 4.0, 0.04  # of the poses that repeated answers start from
@@ -55,6 +56,11 @@ def read(
     half = (step * SIDE / 2)[:, None, None]
     meshes = (points.float() * half) @ poses.rotation.transpose(1, 2) + poses.centre[:, None]
     return Aligned(torch.sigmoid(logits[0].float()), pose, meshes)
+
+
+def cusps_seen(chances: Tensor) -> float:
+    """Return how sure the network is of the samples it would most likely call cusp in a cube ``2 a b c``."""
+    return float(chances[1].flatten().topk(_CUSP_SAMPLES).values.mean())
 
 
 def nearby(pose: Poses, *, count: int) -> Poses:

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import torch
 from scipy import ndimage
-from scipy.spatial.transform import Rotation
 from skimage import measure
 from torch import Tensor
 
@@ -21,6 +19,7 @@ from models3d.nets.head_pose import frame_of
 from models3d.recipes._midsagittal_examples import COARSE_REACH, FINE_REACH, Cube, View, cut
 from models3d.recipes.midsagittal_plane import Settings
 from models3d.recipes.working_volume import network_input
+from models3d.tasks._orientations import sixty_turns
 from usvol.runtime import Network
 
 _FLIP = torch.tensor([1.0, -1.0, 1.0])  # left and right of a head's own axes
@@ -107,12 +106,6 @@ def refined(view: View, readers: Readers, *, pose: Pose, steps: int, near: bool)
             mirrored[start : start + 3] *= _FLIP
         pose = _pose((numbers[0] + mirrored) / 2, cubes[0], reach=reach)
     return pose
-
-
-@cache
-def sixty_turns() -> tuple[Tensor, ...]:
-    """Return the rotations (3, 3) of an icosahedron: no orientation is farther than 45° from one of them."""
-    return tuple(torch.from_numpy(turn).float() for turn in Rotation.create_group("I").as_matrix())
 
 
 def distinct(poses: Sequence[Pose]) -> list[Pose]:

@@ -18,6 +18,7 @@ from models3d.nets.marginal_space import MarginalSpace
 from models3d.recipes.aortic_valve import SELECTION, TRAINING, whole_view
 from models3d.recipes.aortic_valve_patches import (
     COARSE,
+    NEAR_SIDE,
     PATCH,
     SIDE,
     Levels,
@@ -38,7 +39,7 @@ from models3d.tasks._aortic_findings import (
     seen_share,
 )
 from models3d.tasks._aortic_shape import ShapeModel
-from models3d.tasks._aortic_surface import Aligned, fitted, read
+from models3d.tasks._aortic_surface import Aligned, cusps_seen, fitted, read
 from usvol import quality
 from usvol.quality import FeatureStatistics
 from usvol.result import Finding, Flag, Measurement, Severity
@@ -66,9 +67,12 @@ class Config(BaseModel):
     repeats: int = Field(
         3, ge=0, le=16, description="further looks from poses a little off, which give ranges of measurements"
     )
-    places: int = Field(3, ge=1, le=8, description="places of the heat map that are followed")
+    places: int = Field(6, ge=1, le=8, description="places of the heat map that are followed")
     least_chance: float = Field(
         0.6, ge=0, le=1, description="score of the best box below which no valve is reported"
+    )
+    least_cusps: float = Field(
+        0.66, ge=0, le=1, description="chance of what looks most like cusps below which it is only a vessel"
     )
     precision: Precision = Field(
         "f32", description="arithmetic of the networks: f32, or bf16 where it is faster"
@@ -98,10 +102,11 @@ def build(config: Config, device: str) -> AorticValve:
 
 def parts_of(network: MarginalSpace, *, repeats: int) -> dict[str, tuple[nn.Module, Tensor, tuple[int, ...]]]:
     """Return every network of the task with an example of its input and the dimensions that vary."""
+    around = torch.rand(2, CHANNELS, NEAR_SIDE, NEAR_SIDE, NEAR_SIDE)
     patches = torch.rand(2, CHANNELS, PATCH, PATCH, PATCH)
     return {
         "position": (_Positions(network.position), torch.rand(1, CHANNELS, COARSE, COARSE, COARSE), ()),
-        "orientation": (network.orientation, patches, (0,)),
+        "orientation": (network.orientation, around, (0,)),
         "pose": (network.pose, patches, (0,)),
         "aligned": (network.aligned, torch.rand(1 + repeats, CHANNELS, SIDE, SIDE, SIDE), ()),
     }
@@ -180,7 +185,9 @@ class AorticValve:
         flags = []
         readings = self._readings(raw, scan)
         if not readings:
-            message = f"No aortic valve was found (best score {float(raw[0].max()):.2f})."
+            best = float(raw[0].max())
+            vessel = " What looks most like it shows no cusps." if best >= self.config.least_chance else ""
+            message = f"No aortic valve was found (best score {best:.2f}).{vessel}"
             flags.append(Flag("not_detected", message, Severity.WARNING))
         elif min(r.seen for r in readings.values()) < MEASURED_FROM:
             message = "The aortic valve is only partly in the field of view: it is not measured."
@@ -201,9 +208,12 @@ class AorticValve:
         chance, centre, rotation, size, chances, meshes, fits, _ = raw
         readings = {}
         for frame in torch.nonzero(chance >= self.config.least_chance)[:, 0].tolist():
+            if cusps_seen(chances[frame]) < self.config.least_cusps:
+                continue
             pose = Poses(centre[[frame]], rotation[[frame]], size[[frame]])
             aligned = Aligned(chances[frame], pose, meshes[frame])
-            share = seen_share(fits[frame], scan)
+            # The shape model pulls the mesh of a cut valve together, and into the view.
+            share = min(seen_share(mesh, scan) for mesh in (fits[frame], meshes[frame].mean(0)))
             readings[frame] = Reading(float(chance[frame]), aligned, fits[frame], share)
         return readings
 

@@ -67,7 +67,9 @@ def test_without_sparsity_nothing_is_pruned():
 
 @torch.no_grad()
 def test_readers_answer_poses_labels_and_points():
-    assert PoseReader(3, width=4).eval()(torch.rand(2, 3, 24, 24, 24)).shape == (2, POSE_NUMBERS)
+    for side in (16, 24):
+        reader = PoseReader(3, side=side, width=4).eval()
+        assert reader(torch.rand(2, 3, side, side, side)).shape == (2, POSE_NUMBERS)
     reader = AlignedReader(3, 2, points=7, side=24, widths=(4, 8, 8)).eval()
     logits, points = reader(torch.rand(2, 3, 24, 24, 24))
     assert logits.shape == (2, 2, 24, 24, 24)
@@ -75,5 +77,5 @@ def test_readers_answer_poses_labels_and_points():
 
 
 def test_all_networks_have_a_prefix_in_one_state():
-    state = MarginalSpace(3, 2, points=5, side=48, width=4).state_dict()
+    state = MarginalSpace(3, 2, points=5, sides=(16, 24, 48), width=4).state_dict()
     assert {name.split(".")[0] for name in state} == {"position", "orientation", "pose", "aligned"}

@@ -10,7 +10,7 @@ import torch
 
 import usvol
 from models3d.phantoms._aortic_geometry import drawn_root, mesh_points
-from models3d.recipes.aortic_valve_patches import COARSE, PATCH, SIDE
+from models3d.recipes.aortic_valve_patches import COARSE, NEAR_SIDE, PATCH, SIDE
 from models3d.tasks import _aortic_shape as shape
 from models3d.tasks._aortic_detection import Effort, places
 from models3d.tasks._aortic_mesh import FACES, box_of
@@ -26,7 +26,7 @@ def network(answer):
     return Network(answer, "torch", "cpu", "f32", 0.0)
 
 
-def valve_task(*, score=4.0, **config):
+def valve_task(*, score=4.0, cusps=True, **config):
     """A valve upright at CENTRE, found by whoever looks: every answer is 'no correction'."""
     rng = np.random.default_rng(0)
     roots = [mesh_points(drawn_root(rng, cusps=3, calcified=False), opened=0.0) for _ in range(6)]
@@ -40,11 +40,19 @@ def valve_task(*, score=4.0, **config):
         calls.append("position")
         return heat, torch.ones(1, 4)
 
+    def orientation(patches):
+        assert patches.shape[2:] == (NEAR_SIDE, NEAR_SIDE, NEAR_SIDE)
+        calls.append("orientation")
+        return likeliest_first(patches)
+
     def pose(patches):
         assert patches.shape[2:] == (PATCH, PATCH, PATCH)
         calls.append("pose")
+        return likeliest_first(patches)
+
+    def likeliest_first(patches):
         answers = torch.zeros(len(patches), 13)
-        # The first hypothesis, upright, is the likeliest.
+        # The first hypothesis is the likeliest.
         answers[:, 12] = score - 0.1 * torch.arange(len(patches))
         return answers
 
@@ -54,9 +62,11 @@ def valve_task(*, score=4.0, **config):
         points = (model.mean / half * spread).expand(len(cubes), -1, -1)
         logits = torch.full((len(cubes), 2, SIDE, SIDE, SIDE), -5.0)
         logits[:, 0, 14:34, 10:38, 10:38] = 5
+        if cusps:
+            logits[:, 1, 20:24, 14:34, 14:34] = 3
         return logits, points
 
-    networks = {"position": position, "orientation": pose, "pose": pose, "aligned": aligned}
+    networks = {"position": position, "orientation": orientation, "pose": pose, "aligned": aligned}
     task = AorticValve({k: network(v) for k, v in networks.items()}, model, Config(**config))
     return task, calls
 
@@ -98,6 +108,14 @@ def test_a_low_score_is_reported_as_no_valve_not_as_a_guess():
     assert "not_detected" in {flag.code for flag in result.flags}
     assert {m.note for m in result.measurements} == {"not detected"}
     assert all(m.value is None for m in result.measurements)
+
+
+def test_a_vessel_without_cusps_is_no_valve():
+    task, _ = valve_task(cusps=False)
+    result = usvol.run(task, volume())
+    assert not [f for f in result.findings if isinstance(f, Box | Surface)]
+    (flag,) = (flag for flag in result.flags if flag.code == "not_detected")
+    assert "no cusps" in flag.message
 
 
 def test_a_valve_cut_by_the_edge_is_said_to_be_and_not_measured():

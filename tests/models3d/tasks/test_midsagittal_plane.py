@@ -11,8 +11,9 @@ from scipy.spatial.transform import Rotation
 
 from models3d.recipes._midsagittal_examples import View
 from models3d.tasks import midsagittal_plane as module
-from models3d.tasks._midsagittal_search import Pose, distinct, sixty_turns, turn_deg
+from models3d.tasks._midsagittal_search import Pose, distinct, turn_deg
 from models3d.tasks._midsagittal_symmetry import searched, similarity
+from models3d.tasks._orientations import sixty_turns
 from usvol.errors import UncalibratedError
 from usvol.result import Box, Plane, Scores
 from usvol.scan import Frame, Grid, Scan
