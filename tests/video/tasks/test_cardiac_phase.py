@@ -96,6 +96,22 @@ def test_every_event_and_duration_of_a_known_cine_is_found(perfect):
     assert "less_than_one_beat" not in codes(result)
 
 
+def test_frames_too_far_apart_for_a_heart_known_are_read_as_if_nearer():
+    """A reader that is sure of events up to 25 ms from frame to frame, and unsure beyond."""
+
+    def knows_fast_frames(embedded, steps):
+        said = says_brightness(embedded, steps)
+        return torch.where(steps[..., None] > 0.025, said - torch.tensor([0.0, 3.5, 3.5]), said)
+
+    task = CardiacPhase(network(reads_brightness), network(knows_fast_frames), Config())
+    usual = usvol.run(task, cine())
+    slow = usvol.run(task, dataclasses.replace(cine(), times_s=tuple(2 * t for t in cine().times_s)))
+    assert "unusual_pace" not in codes(usual)
+    assert "unusual_pace" in codes(slow)
+    assert events(slow) == events(usual)
+    assert measured(slow)["heart_rate"].value == pytest.approx(measured(usual)["heart_rate"].value / 2)
+
+
 def test_event_times_are_those_of_the_file_and_frames_its_own(perfect):
     scan = dataclasses.replace(cine(), source=Source(frame_indices=tuple(range(0, 450, 3))))
     curve = curve_of(usvol.run(perfect, scan))
