@@ -294,10 +294,10 @@ def _slow(scan: Scan) -> Iterator[Flag]:
 
 def _other_pace(pace: float) -> Iterator[Flag]:
     if pace != 1:
-        heart = "slower" if pace < 1 else "faster"
+        heart = "slow" if pace < 1 else "fast"
         message = (
-            f"By its frame times this heart beats {heart} than those of training; it was read as if they "
-            f"were {pace:g} times as long. Are the frame times of the file right?"
+            f"The events are surer when read as if the frame times were {pace:g} times as long, and were read "
+            f"so: an unusually {heart} heart, or are the frame times of the file wrong?"
         )
         yield Flag("unusual_pace", message, Severity.INFO)
 
