@@ -296,8 +296,8 @@ def _other_pace(pace: float) -> Iterator[Flag]:
     if pace != 1:
         heart = "slow" if pace < 1 else "fast"
         message = (
-            f"The events are surer when read as if the frame times were {pace:g} times as long, and were read "
-            f"so: an unusually {heart} heart, or are the frame times of the file wrong?"
+            f"The events are surer, and were read, as if the frame times were {pace:g} times as long: "
+            f"an unusually {heart} heart, or are the frame times of the file wrong?"
         )
         yield Flag("unusual_pace", message, Severity.INFO)
 
