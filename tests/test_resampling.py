@@ -268,3 +268,14 @@ def test_sector_follows_the_scan():
     assert half.sector.mask.shape == (20, 20)
     assert int(half.sector.mask.sum()) == 100
     assert dataclasses.replace(half, sector=None).sector is None
+
+
+def test_a_resized_sector_is_the_one_sampled_on_the_new_grid():
+    mask = torch.rand(11, 13, 17, generator=torch.Generator().manual_seed(0)) > 0.5
+    scan = Scan(torch.ones(1, 1, 11, 13, 17), Grid((11, 13, 17), (1.0, 0.5, 0.7)))
+    scan = dataclasses.replace(scan, sector=Sector(mask, None, "unknown"))
+    for shape in ((23, 29, 10), (7, 13, 40)):
+        resized = resize(scan, shape)
+        sampled = sample_on(mask[None, None].float(), scan.grid, target=resized.grid, mode="nearest")
+        assert resized.sector is not None
+        assert torch.equal(resized.sector.mask, sampled[0, 0] > 0.5)

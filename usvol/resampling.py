@@ -70,7 +70,7 @@ def resize(scan: Scan, shape: Shape3) -> Scan:
         return scan
     grid = scan.grid.resized(shape)
     resized = scan.with_data(_resized(scan.data, shape), grid=grid, step=f"resized to {shape}")
-    return dataclasses.replace(resized, sector=_resampled_sector(scan, grid))
+    return dataclasses.replace(resized, sector=_resized_sector(scan, shape))
 
 
 def reslice(scan: Scan, plane: Plane, *, step: float | None = None) -> Scan:
@@ -270,8 +270,9 @@ def sample_on(data: Tensor, source: Grid, *, target: Grid, mode: str = "linear")
     _check_units(source, target)
     parts = []
     for start, count in _slabs(target.shape):
-        world = _world_points(target.crop((start, 0, 0), (count, *target.shape[1:])))
-        parts.append(_interpolate(data, _world_to_index(source, world).float(), mode=mode))
+        slab = target.crop((start, 0, 0), (count, *target.shape[1:]))
+        matrix = np.linalg.inv(source.affine) @ slab.affine
+        parts.append(_interpolate(data, _lattice(slab.shape, matrix).float(), mode=mode))
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
 
@@ -293,13 +294,14 @@ def _interpolate(
     if mode not in ("linear", "nearest"):
         raise ValueError(f"mode is 'linear' or 'nearest', got {mode!r}")
     sizes = torch.tensor(data.shape[2:], dtype=torch.float32, device=index.device)
-    inside = ((index >= -edge) & (index <= sizes - 1 + edge)).all(-1)
+    middle = (sizes - 1) / 2
+    within = (index - middle).abs_() <= middle + edge
+    inside = (within[..., 0] & within[..., 1] & within[..., 2]).to(data.device)
     nearest = mode == "nearest"
     # Rounding here, not in grid_sample, keeps ties (0.5) going the same way along every axis.
     index = torch.floor(index + 0.5) if nearest else index
-    place = (2 * index / (sizes - 1).clamp(min=1) - 1).flip(-1)
-    place = torch.where(sizes.flip(-1) > 1, place, place.new_zeros(()))[None].to(data.device)
-    inside = inside.to(data.device)
+    # An axis of one sample has no places: grid_sample takes that sample whatever it is given.
+    place = (index.flip(-1) / middle.flip(-1).clamp(min=0.5) - 1)[None].to(data.device)
     chunk = max(1, _CHUNK_SAMPLES // max(1, inside.numel() * data.shape[1]))
     parts = []
     for frames in data.split(chunk):
@@ -363,6 +365,14 @@ def _resampled_sector(scan: Scan, grid: Grid) -> Sector | None:
     return dataclasses.replace(scan.sector, mask=moved[0] if grid.is_planar else moved)
 
 
+def _resized_sector(scan: Scan, shape: Shape3) -> Sector | None:
+    if scan.sector is None:
+        return None
+    mask = scan.sector.mask.reshape(1, 1, *scan.grid.shape).to(torch.uint8)
+    nearest = F.interpolate(mask, size=shape, mode="nearest-exact")[0, 0].bool()
+    return dataclasses.replace(scan.sector, mask=nearest[0] if scan.grid.is_planar else nearest)
+
+
 def _check_units(source: Grid, target: Grid) -> None:
     if source.is_calibrated != target.is_calibrated:
         raise UncalibratedError("Resampling between these two grids", "only one of them has a scale")
@@ -380,8 +390,17 @@ def _slabs(shape: Shape3) -> Iterator[tuple[int, int]]:
 
 def _world_points(grid: Grid) -> Tensor:
     """World coordinates of every sample: float64 (Z, Y, X, 3)."""
-    axes = [torch.arange(n, dtype=torch.float64) for n in grid.shape]
-    return _affine(torch.stack(torch.meshgrid(*axes, indexing="ij"), -1), grid.affine)
+    return _lattice(grid.shape, grid.affine)
+
+
+def _lattice(shape: Shape3, matrix: np.ndarray) -> Tensor:
+    """Carry the indices of a grid of ``shape`` through an affine matrix (4, 4): float64 (Z, Y, X, 3)."""
+    z, y, x = (torch.arange(n, dtype=torch.float64) for n in shape)
+    rows = matrix[:3].tolist()
+    return torch.stack(
+        [(a * z[:, None] + b * y + d)[:, :, None] + c * x for a, b, c, d in rows],
+        -1,
+    )
 
 
 def _plane_coordinates(grid: Grid) -> tuple[Tensor, Tensor]:

@@ -81,12 +81,20 @@ class FCN(nn.Module):
 
     def all_scales(self, volumes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the logits at full, 1/4 and 1/8 resolution (deep supervision), and the lowest maps."""
+        maps = self.encoded(volumes)
+        return *self.decoded(*maps), maps[2]
+
+    def encoded(self, volumes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the maps at 1/2, 1/4 and 1/8 of the input's resolution, on the way down."""
         fine = self.down_fine(self.stem(volumes))
         middle = self.down_middle(F.max_pool3d(fine, 2))
-        coarse = self.bottom(F.max_pool3d(middle, 2))
+        return fine, middle, self.bottom(F.max_pool3d(middle, 2))
+
+    def decoded(self, fine: Tensor, middle: Tensor, coarse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the logits at full, 1/4 and 1/8 resolution of what ``encoded`` returned."""
         middle = self.up_middle(middle + _doubled(self.raise_coarse(coarse)))
         fine = self.up_fine(fine + _doubled(self.raise_middle(middle)))
-        return self.head(fine), self.auxiliary[0](middle), self.auxiliary[1](coarse), coarse
+        return self.head(fine), self.auxiliary[0](middle), self.auxiliary[1](coarse)
 
 
 class BrickReader(nn.Module):
@@ -152,9 +160,14 @@ class Segmenter(nn.Module):
         return self
 
     def forward(self, volumes: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the logits, and the mean of the lowest maps ``b feature`` (what the volume looks like)."""
-        logits, *_, coarse = self.fcn.all_scales(volumes)
-        features = coarse.mean((2, 3, 4))
+        """Return the logits, and what the volumes look like ``b feature``.
+
+        The last channel of ``volumes`` says where there is a picture. Features are the means over it of the
+        maps at all three resolutions.
+        """
+        maps = self.fcn.encoded(volumes)
+        logits = self.fcn.decoded(*maps)[0]
+        features = torch.cat([_mean_inside(m, volumes[:, -1:]) for m in maps], 1)
         if self.reader is None:
             return logits, features
         halved = halve(logits)
@@ -207,6 +220,12 @@ def _lapped(values: Tensor, axis: int, half: int) -> Tensor:
     first, second = values.narrow(within, 0, half), values.narrow(within, half, half)
     edge = torch.zeros_like(first.narrow(axis, 0, 1))
     return torch.cat([first, edge], axis) + torch.cat([edge, second], axis)
+
+
+def _mean_inside(maps: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean ``b c`` of maps ``b c z y x`` over a mask ``b 1 z y x`` of a multiple of their size."""
+    weight = F.avg_pool3d(mask, mask.shape[-1] // maps.shape[-1])
+    return (maps * weight).sum((2, 3, 4)) / weight.sum((2, 3, 4)).clamp_min(1e-6)
 
 
 def _doubled(values: Tensor) -> Tensor:

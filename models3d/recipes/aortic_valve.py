@@ -1,7 +1,7 @@
 """How ``aortic_valve`` learns: all its networks at once, from patches of simulated volumes drawn on the fly.
 
-Every volume of a batch gives the whole view at 4 mm (position), patches around the valve turned by up to 60°
-or any way (orientation), patches in the frames of perturbed boxes (pose, scale and score) and one aligned
+Every volume of a batch gives the whole view at 2.5 mm (position), patches around the valve turned by up to
+60° or any way (orientation), patches in the frames of perturbed boxes (pose, scale and score) and one aligned
 cube (labels and mesh). The losses are summed; the networks share nothing, so each learns as it would alone.
 """
 
@@ -64,7 +64,7 @@ FAR_MM = 25.0  # from the valve: where there is none
 TYPICAL_MM = (19.0, 34.0, 34.0)  # size of a box where there is no valve to take it from
 ALIGNED_DEG = 35.0  # turn at which the score of an orientation is 1/e
 QUALITY_MM = 8.0  # corner distance at which the score of a box is 1/e
-_HEAT_SAMPLES = 1.2  # deviation of the target of the position network
+_HEAT_SAMPLES = 1.6  # deviation of the target of the position network
 
 
 Part = Literal["position", "orientation", "pose", "aligned"]
@@ -452,7 +452,7 @@ def _features(network: nn.Module, sample: Sample) -> Tensor:
 
 
 def whole_view(source: Levels) -> Tensor:
-    """Return what the position network sees of a volume: ``1 channel 40 40 40``, in world directions."""
+    """Return what the position network sees of a volume: ``1 channel 64 64 64``, in world directions."""
     pose = Poses(source.middle[None], torch.eye(3)[None], torch.ones(1, 3))
     return look(source, pose, step_mm=torch.tensor([coarse_step(source.grid)]), count=COARSE)
 

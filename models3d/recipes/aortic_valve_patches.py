@@ -23,8 +23,8 @@ from usvol.scan import Grid, Scan
 SPACING_MM = 1.0  # of the working volume
 LONGEST = 192  # samples along its longest side at most
 PATCH = 24  # samples along the side of what the pose is read off
-COARSE = 40  # samples along the side of the cube the position is searched in
-COARSE_MM = 4.0  # their distance; 160 mm is deeper than a transoesophageal volume mostly is
+COARSE = 64  # samples along the side of the cube the position is searched in
+COARSE_MM = 2.5  # their distance; 160 mm is deeper than a transoesophageal volume mostly is
 NEAR_SIDE, NEAR_MM = 16, 3.4  # samples along the side of the cube around a position, and their distance
 ROOM = 2.0  # side of the patch a pose is read off, over the geometric mean of the box's sides
 SIDE = 48  # samples along the side of the aligned cube

@@ -66,7 +66,7 @@ def grey_levels(scan: Scan, *, frame: int = 0) -> tuple[Tensor, Tensor]:
 
 def stretched(grey: Tensor, mask: Tensor) -> Tensor:
     """Scale to 0-1 between the 1st and the 99.5th percentile inside the mask; 0 outside."""
-    inside = grey[mask]
+    inside = grey.masked_select(mask)
     if not len(inside):
         return torch.zeros_like(grey)
     some = inside[:: max(1, len(inside) // 100_000)]
@@ -84,7 +84,7 @@ def network_input(grey: Tensor, mask: Tensor) -> Tensor:
     """
     level = stretched(grey, mask)
     bins = (level * (_LEVELS - 1)).round().long()
-    counts = torch.bincount(bins[mask], minlength=_LEVELS).float()
+    counts = torch.bincount(bins.masked_select(mask), minlength=_LEVELS).float()
     middle = (counts.cumsum(0) - counts / 2) / counts.sum().clamp_min(1)
     rank = middle[bins] * mask
     return torch.stack([level, rank, mask.float()])

@@ -1,9 +1,11 @@
 """Search a volume through marginal spaces: position, then orientation, then scale; or follow a known pose.
 
 Few hypotheses live through each space: places of the heat map, each tried in sixty orientations, which the
-orientation network scores and corrects; the pose network does the same with what is left, twice or more. The
-root looks much the same turned about its axis or end for end, so the best hypotheses are also tried that way:
-the score knows which is right. Where several agree, their mean is taken.
+orientation network scores and corrects; the pose network does the same with the best of every place. A score
+tells a hypothesis that is nearly right from one that is not, hardly two that are not: so all are corrected
+twice before any goes, and those that have become alike count once. The root looks much the same turned about
+its axis or end for end, so the best hypotheses are also tried that way: the score knows which is right. Where
+several agree, their mean is taken.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ from models3d.tasks._orientations import sixty_turns
 
 Networks = Mapping[str, Callable[..., Any]]
 
-_AGREE_MM = 8.0  # corner distance within which hypotheses are one answer
+_APART = 5  # samples of the heat map within which one maximum is kept
+_ALIKE_MM = 5.0  # corner distance within which hypotheses are followed as one
+_AGREE_MM = 8.0  # and within which they are one answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +50,17 @@ class Effort:
 
     Attributes:
         places: local maxima of the heat map.
-        oriented: of their orientations, so many reach the pose network.
-        kept: hypotheses that reach the last rounds.
-        turned: of the best after the first look, and again before the last two, so many are tried turned.
+        oriented: of the orientations of each, so many reach the pose network.
+        kept: hypotheses that are followed after the second look.
+        turned: of the best after the second look, and again before the last two, so many are tried turned.
         rounds: looks of the pose network at each, the first included.
     """
 
     places: int = 6
-    oriented: int = 12
-    kept: int = 6
+    oriented: int = 3
+    kept: int = 8
     turned: int = 3
-    rounds: int = 5
+    rounds: int = 6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,7 +76,7 @@ class Found:
 def search(networks: Networks, source: Levels, *, logits: Tensor, effort: Effort) -> Found:
     """Search the whole volume; ``logits`` (a, b, c) are what the position network says of it."""
     centres, heat = places(logits, source, count=effort.places)
-    poses = orientations(networks, source, centres=centres, kept=effort.oriented)
+    poses = orientations(networks, source, centres=centres, each=effort.oriented)
     return refined(networks, source, poses=poses, effort=effort, heat=float(heat.max()))
 
 
@@ -84,7 +88,7 @@ def follow(networks: Networks, source: Levels, *, last: Poses, heat: float) -> F
 def places(logits: Tensor, source: Levels, *, count: int) -> tuple[Tensor, Tensor]:
     """Return the ``count`` highest maxima of a heat map ``a b c``: places (n, 3) in mm and their chances."""
     chance = torch.sigmoid(logits.float())
-    peaks = F.max_pool3d(chance[None, None], 3, stride=1, padding=1)[0, 0] == chance
+    peaks = F.max_pool3d(chance[None, None], _APART, stride=1, padding=_APART // 2)[0, 0] == chance
     values, flat = (chance * peaks).flatten().topk(count)
     index = torch.stack(torch.unravel_index(flat, chance.shape), 1)
     padded = F.pad(chance, [1] * 6)
@@ -100,8 +104,8 @@ def places(logits: Tensor, source: Levels, *, count: int) -> tuple[Tensor, Tenso
     return torch.stack(centres), values
 
 
-def orientations(networks: Networks, source: Levels, *, centres: Tensor, kept: int) -> Poses:
-    """Try sixty orientations at each place; return the ``kept`` likeliest of all, corrected."""
+def orientations(networks: Networks, source: Levels, *, centres: Tensor, each: int) -> Poses:
+    """Try sixty orientations at each place; return the ``each`` likeliest of every place, corrected."""
     turns = torch.stack(sixty_turns())
     start = Poses(
         centres.repeat_interleave(len(turns), 0),
@@ -110,8 +114,20 @@ def orientations(networks: Networks, source: Levels, *, centres: Tensor, kept: i
     )
     step = torch.full((len(start),), NEAR_MM)
     answers = networks["orientation"](look(source, start, step_mm=step, count=NEAR_SIDE)).float()
-    best = answers[:, 12].topk(min(kept, len(start))).indices
+    best = answers[:, 12].reshape(len(centres), -1).topk(each, 1).indices
+    best = (best + len(turns) * torch.arange(len(centres))[:, None]).flatten()
     return turned(start[best], answers[best])
+
+
+def distinct(poses: Poses, score: Tensor, *, count: int) -> Poses:
+    """Return the ``count`` best poses, best first, without those like a better one."""
+    kept: list[int] = []
+    for k in score.argsort(descending=True).tolist():
+        if len(kept) == count:
+            break
+        if not kept or float(corner_distance(poses[[k] * len(kept)], poses[kept]).min()) > _ALIKE_MM:
+            kept.append(k)
+    return poses[kept]
 
 
 def with_turns(poses: Poses, *, count: int) -> Poses:
@@ -136,9 +152,9 @@ def refined(networks: Networks, source: Levels, *, poses: Poses, effort: Effort,
         answers = networks["pose"](patches).float()
         score = torch.sigmoid(answers[:, 12])
         poses = corrected(poses, answers)
-        if number < effort.rounds - 1 and len(poses) > effort.kept:
-            poses = poses[score.topk(effort.kept).indices]
-        if effort.turned and number in (0, effort.rounds - 3):
+        if 0 < number < effort.rounds - 1 and len(poses) > effort.kept:
+            poses = distinct(poses, score, count=effort.kept)
+        if effort.turned and number in (1, effort.rounds - 3):
             poses = with_turns(poses, count=min(effort.turned, len(poses)))
     top = int(score.argmax())
     near = corner_distance(poses, poses[[top] * len(poses)]) < _AGREE_MM

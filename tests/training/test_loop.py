@@ -208,6 +208,15 @@ def test_an_interrupted_fit_goes_on_from_its_checkpoint(toy: Path, tmp_path: Pat
     assert whole.keys() == resumed.keys()
 
 
+def test_no_folder_of_the_machine_is_stored(toy: Path, tmp_path: Path) -> None:
+    first = _train(toy, tmp_path / "one", epochs=1)
+    cache = tmp_path / "kept"
+    second = _train(toy, tmp_path / "two", epochs=1, init=str(first), cache=str(cache))
+    stored = weights.load_file(second).metadata
+    assert str(tmp_path) not in json.dumps(dict(stored))
+    assert json.loads(stored["settings"])["init"] == first.name
+
+
 def test_the_same_seed_gives_the_same_weights(toy: Path, tmp_path: Path) -> None:
     one, two = (_train(toy, tmp_path / name, epochs=2) for name in ("one", "two"))
     _assert_equal(weights.load_file(one).state, weights.load_file(two).state)

@@ -232,7 +232,8 @@ def assemble(
 ) -> Path:
     """Join the members in one float16 file that says what each was trained on, with a card beside it.
 
-    Tensors that all members share are stored once; patients are named by their hashed keys.
+    Tensors that all members share are stored once; patients are named by their hashed keys, and no folder of
+    this machine is.
     """
     networks = [recipe.network(settings) for _ in states]
     for network, state in zip(networks, states, strict=True):
@@ -246,7 +247,7 @@ def assemble(
         "members": str(len(states)),
         "train_patients": json.dumps([_patients(samples) for samples in seen]),
         "calibration": json.dumps(calibration),
-        "settings": settings.model_dump_json(),
+        "settings": _without_folders(settings).model_dump_json(),
     }
     if recipe.describe is not None:
         described = [
@@ -287,6 +288,11 @@ def _read(
         raise ConfigError(
             f"{config or 'the settings'}: {wrong}. Known: {sorted(recipe.Settings.model_fields)}."
         ) from error
+
+
+def _without_folders(settings: FitSettings) -> FitSettings:
+    init = Path(settings.init).name if settings.init else None
+    return settings.model_copy(update={"cache": None, "init": init})
 
 
 def _start_from(fit: Any, path: Path) -> None:

@@ -66,7 +66,17 @@ def test_an_untrained_reader_changes_nothing():
     volumes = torch.rand(1, 2, 16, 16, 16)
     logits, features = network(volumes)
     assert torch.allclose(logits, network.fcn(volumes))
-    assert features.shape == (1, 8)
+    assert features.shape == (1, 4 + 8 + 8)
+
+
+def test_features_are_means_over_the_picture_at_all_scales():
+    network = Segmenter(FCN(2, 3, **SMALL)).eval()
+    volumes = torch.rand(1, 2, 16, 16, 16)
+    volumes[:, 1] = 0
+    volumes[:, 1, :8] = 1
+    fine, middle, coarse = network.fcn.encoded(volumes)
+    half = [maps[:, :, : maps.shape[2] // 2].mean((2, 3, 4)) for maps in (fine, middle, coarse)]
+    torch.testing.assert_close(network(volumes)[1], torch.cat(half, 1))
 
 
 def test_the_order_of_bricks_matters_and_orders_differ():

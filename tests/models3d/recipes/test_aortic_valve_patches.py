@@ -127,6 +127,6 @@ def test_the_working_volume_has_millimetres_and_the_coarse_one_holds_it_all():
     data = torch.from_numpy(rng.integers(1, 255, (1, 1, 30, 60, 60), dtype=np.uint8))
     small = working_mm(canonicalise(Scan(data, Grid((30, 60, 60), (2.0, 1.5, 0.8)))))
     assert np.allclose(small.grid.step, 1.0, atol=0.05)
-    assert coarse_step(small.grid) == 4
-    assert coarse_step(Grid((10, 10, 200), (1.0, 1.0, 1.0))) == 5
+    assert coarse_step(small.grid) == 2.5
+    assert coarse_step(Grid((10, 10, 320), (1.0, 1.0, 1.0))) == 5
     assert PATCH * ROOM == 48

@@ -10,9 +10,17 @@ import torch
 
 import usvol
 from models3d.phantoms._aortic_geometry import drawn_root, mesh_points
-from models3d.recipes.aortic_valve_patches import COARSE, NEAR_SIDE, PATCH, SIDE
+from models3d.recipes.aortic_valve_patches import (
+    COARSE,
+    COARSE_MM,
+    NEAR_SIDE,
+    PATCH,
+    SIDE,
+    Poses,
+    levels,
+)
 from models3d.tasks import _aortic_shape as shape
-from models3d.tasks._aortic_detection import Effort, places
+from models3d.tasks._aortic_detection import Effort, distinct, orientations, places
 from models3d.tasks._aortic_mesh import FACES, box_of
 from models3d.tasks.aortic_valve import AorticValve, Config
 from usvol.result import Box, Curve, Labels, Surface
@@ -36,7 +44,8 @@ def valve_task(*, score=4.0, cusps=True, **config):
 
     def position(view):
         heat = torch.full((1, 1, COARSE, COARSE, COARSE), -8.0)
-        heat[0, 0, 20, 20, 20] = heat[0, 0, 19, 19, 19] = 5
+        half = COARSE // 2
+        heat[0, 0, half, half, half] = heat[0, 0, half - 1, half - 1, half - 1] = 5
         calls.append("position")
         return heat, torch.ones(1, 4)
 
@@ -157,8 +166,6 @@ def test_a_clip_is_followed_from_frame_to_frame_and_gives_a_curve():
 
 
 def test_places_are_the_maxima_of_the_heat_map_between_its_samples():
-    from models3d.recipes.aortic_valve_patches import levels
-
     source = levels(torch.zeros(3, 40, 40, 40), Grid((40, 40, 40), (1.0, 1.0, 1.0)))
     ticks = torch.arange(COARSE)
     heat = torch.zeros(COARSE, COARSE, COARSE)
@@ -167,7 +174,31 @@ def test_places_are_the_maxima_of_the_heat_map_between_its_samples():
         heat = heat + a[:, None, None] * b[:, None] * c
     found, chances = places(torch.logit(heat.clamp(1e-4, 1 - 1e-4)), source, count=2)
     middle = (COARSE - 1) / 2
-    expected = source.middle + (torch.tensor([[25.0, 25.0, 8.0], [10.4, 12.0, 30.0]]) - middle) * 4
+    expected = source.middle + (torch.tensor([[25.0, 25.0, 8.0], [10.4, 12.0, 30.0]]) - middle) * COARSE_MM
     torch.testing.assert_close(found, expected, atol=1.0, rtol=0)
     assert chances[0] >= chances[1] > 0.5
     assert Effort().rounds > 1
+
+
+def test_hypotheses_that_became_alike_are_followed_once_and_every_place_is_heard():
+    def poses(offsets):
+        count = len(offsets)
+        return Poses(
+            torch.tensor(offsets)[:, None] * torch.ones(3),
+            torch.eye(3).repeat(count, 1, 1),
+            torch.full((count, 3), 20.0),
+        )
+
+    scores = torch.tensor([0.5, 0.9, 0.8, 0.7])
+    kept = distinct(poses([0.0, 30.0, 31.0, 60.0]), scores, count=2)
+    assert kept.centre[:, 0].tolist() == [30.0, 60.0]
+    source = levels(torch.zeros(3, 40, 40, 40), Grid((40, 40, 40), (1.0, 1.0, 1.0)))
+
+    def first_is_likeliest(patches):
+        answers = torch.zeros(len(patches), 13)
+        answers[:, 12] = -torch.arange(len(patches)).float()
+        return answers
+
+    centres = torch.tensor([[5.0, 5.0, 5.0], [30.0, 30.0, 30.0]])
+    tried = orientations({"orientation": first_is_likeliest}, source, centres=centres, each=2)
+    assert tried.centre[:, 0].tolist() == [5.0, 5.0, 30.0, 30.0]
