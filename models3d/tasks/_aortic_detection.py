@@ -1,6 +1,6 @@
 """Search a volume through marginal spaces: position, then orientation, then scale; or follow a known pose.
 
-Few hypotheses live through each space: places of the heat map, each tried in sixty orientations, which the
+Few hypotheses live through each space: places of the heat map, each tried in 120 orientations, which the
 orientation network scores and corrects; the pose network does the same with the best of every place. A score
 tells a hypothesis that is nearly right from one that is not, hardly two that are not: so all are corrected
 twice before any goes, and those that have become alike count once. The root looks much the same turned about
@@ -35,7 +35,7 @@ from models3d.recipes.aortic_valve_patches import (
     mean_pose,
     turned,
 )
-from models3d.tasks._orientations import sixty_turns
+from models3d.tasks._orientations import turns_of_any_grid
 
 Networks = Mapping[str, Callable[..., Any]]
 
@@ -105,8 +105,8 @@ def places(logits: Tensor, source: Levels, *, count: int) -> tuple[Tensor, Tenso
 
 
 def orientations(networks: Networks, source: Levels, *, centres: Tensor, each: int) -> Poses:
-    """Try sixty orientations at each place; return the ``each`` likeliest of every place, corrected."""
-    turns = torch.stack(sixty_turns())
+    """Try 120 orientations at each place; return the ``each`` likeliest of every place, corrected."""
+    turns = torch.stack(turns_of_any_grid())
     start = Poses(
         centres.repeat_interleave(len(turns), 0),
         turns.repeat(len(centres), 1, 1),
