@@ -56,8 +56,8 @@ class Effort:
         rounds: looks of the pose network at each, the first included.
     """
 
-    places: int = 6
-    oriented: int = 3
+    places: int = 4
+    oriented: int = 5
     kept: int = 8
     turned: int = 3
     rounds: int = 6

@@ -67,7 +67,7 @@ class Config(BaseModel):
     repeats: int = Field(
         3, ge=0, le=16, description="further looks from poses a little off, which give ranges of measurements"
     )
-    places: int = Field(6, ge=1, le=8, description="places of the heat map that are followed")
+    places: int = Field(4, ge=1, le=8, description="places of the heat map that are followed")
     least_chance: float = Field(
         0.6, ge=0, le=1, description="score of the best box below which no valve is reported"
     )
