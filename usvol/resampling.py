@@ -301,7 +301,7 @@ def _interpolate(
     # Rounding here, not in grid_sample, keeps ties (0.5) going the same way along every axis.
     index = torch.floor(index + 0.5) if nearest else index
     # An axis of one sample has no places: grid_sample takes that sample whatever it is given.
-    place = (index.flip(-1) / middle.flip(-1).clamp(min=0.5) - 1)[None].to(data.device)
+    place = index.flip(-1).div_(middle.flip(-1).clamp(min=0.5)).sub_(1)[None].to(data.device)
     chunk = max(1, _CHUNK_SAMPLES // max(1, inside.numel() * data.shape[1]))
     parts = []
     for frames in data.split(chunk):
@@ -323,8 +323,12 @@ def _grid_sample(frames: Tensor, place: Tensor, mode: str) -> Tensor:
     if depth == 1 and place.shape[1] == 1:
         flat = F.grid_sample(values[:, :, 0], place[:, 0, :, :, :2], **options)
         return flat.reshape(t, c, 1, *flat.shape[2:])
-    solid = F.grid_sample(values, place, **options)
-    return solid.reshape(t, c, *solid.shape[2:])
+    # torch spreads a batch over its threads, never one volume: so the slices asked for become a batch.
+    count = place.shape[1]
+    batch = next(n for n in range(min(count, torch.get_num_threads()), 0, -1) if count % n == 0)
+    parts = place.reshape(batch, count // batch, *place.shape[2:])
+    solid = F.grid_sample(values.expand(batch, -1, -1, -1, -1), parts, **options)
+    return solid.transpose(0, 1).reshape(t, c, *place.shape[1:4])
 
 
 def _resized(data: Tensor, shape: Shape3) -> Tensor:

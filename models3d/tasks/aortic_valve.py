@@ -26,7 +26,7 @@ from models3d.recipes.aortic_valve_patches import (
     levels,
     working_mm,
 )
-from models3d.recipes.working_volume import CHANNELS, grey_levels, network_input, working
+from models3d.recipes.working_volume import CHANNELS, scan_input, working
 from models3d.tasks import _aortic_shape as shape
 from models3d.tasks._aortic_detection import Effort, Found, follow, search
 from models3d.tasks._aortic_findings import (
@@ -154,7 +154,7 @@ class AorticValve:
         features, found = torch.zeros(0), None
         effort = Effort(places=self.config.places)
         for frame in range(len(scan.data) if scan.grid.is_calibrated else 0):
-            source = levels(network_input(*grey_levels(scan, frame=frame)), scan.grid)
+            source = levels(scan_input(scan, frame=frame), scan.grid)
             found = self._followed(source, found)
             if found is None:
                 logits, looks = self.networks["position"](whole_view(source))

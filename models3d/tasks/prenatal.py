@@ -23,9 +23,8 @@ from models3d.recipes.working_volume import (
     CHANNELS,
     cropped,
     cube,
-    grey_levels,
     native_side,
-    network_input,
+    scan_input,
     uncube,
     working,
 )
@@ -209,8 +208,7 @@ class Prenatal:
         return tuple(found)
 
     def _input(self, scan: Scan, block: tuple[Shape3, Shape3]) -> Tensor:
-        seen = working(cropped(scan, block[0], shape=block[1]), side=self.settings.size)
-        return network_input(*grey_levels(seen))
+        return scan_input(working(cropped(scan, block[0], shape=block[1]), side=self.settings.size))
 
     def _seen(self, volume: Tensor, *, flips: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """Return chances ``value z y x`` and features of one look at ``channel z y x``."""
