@@ -15,7 +15,7 @@ from models3d.tasks._aortic_mesh import FACES, N_WALL, VERTEX_LABELS, box_of
 from models3d.tasks._aortic_surface import Aligned, cube_grid
 from usvol.resampling import sample_on
 from usvol.result import Box, Curve, Finding, Labels, Measurement, Surface
-from usvol.scan import Grid, Scan, vec3
+from usvol.scan import Grid, Scan, Shape3, vec3
 
 NAME = "aortic_valve"
 MEASURED_FROM = 0.985  # part of the wall well in the field of view from which the valve is measured
@@ -156,8 +156,25 @@ def _labels(readings: Mapping[int, Reading], scan: Scan) -> Labels:
     data = torch.zeros(len(scan.data), *scan.grid.shape, dtype=torch.uint8)
     for number, cube in cubes.items():
         grid = cube_grid(readings[number].aligned.pose, frame)
-        data[number] = sample_on(cube[None], grid, target=scan.grid)[0].argmax(0).to(torch.uint8)
+        start, stop = _covered(grid, scan.grid)
+        if (stop > start).all():
+            target = scan.grid.crop(_triple(start), _triple(stop - start))
+            block = tuple(slice(a, b) for a, b in zip(start.tolist(), stop.tolist(), strict=True))
+            data[(number, *block)] = sample_on(cube[None], grid, target=target)[0].argmax(0).to(torch.uint8)
     return Labels(NAME, data, scan.grid, NAMES)
+
+
+def _covered(cube: Grid, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """Return first and past-the-last index of the samples of ``grid`` that a cube can reach."""
+    ends = [(-0.5, n - 0.5) for n in cube.shape]
+    index = grid.to_index(cube.to_world(np.stack(np.meshgrid(*ends, indexing="ij"), -1).reshape(-1, 3)))
+    start = np.maximum(np.floor(index.min(0)), 0).astype(int)
+    return start, np.minimum(np.ceil(index.max(0)) + 1, grid.shape).astype(int)
+
+
+def _triple(values: np.ndarray) -> Shape3:
+    z, y, x = (int(v) for v in values)
+    return z, y, x
 
 
 def evidence(chances: Tensor) -> Tensor:

@@ -17,12 +17,16 @@ from models3d.recipes.aortic_valve_patches import (
     PATCH,
     SIDE,
     Poses,
+    axis_turns,
     levels,
 )
 from models3d.tasks import _aortic_shape as shape
 from models3d.tasks._aortic_detection import Effort, distinct, orientations, places
+from models3d.tasks._aortic_findings import Reading, evidence, findings_of
 from models3d.tasks._aortic_mesh import FACES, box_of
+from models3d.tasks._aortic_surface import Aligned, cube_grid
 from models3d.tasks.aortic_valve import AorticValve, Config
+from usvol.resampling import sample_on
 from usvol.result import Box, Curve, Labels, Surface
 from usvol.runtime import Network
 from usvol.scan import Grid, Scan
@@ -163,6 +167,20 @@ def test_a_clip_is_followed_from_frame_to_frame_and_gives_a_curve():
     assert [f.frame_index for f in result.findings if isinstance(f, Box)] == [0, 1, 2, 3]
     labels = next(f for f in result.findings if isinstance(f, Labels))
     assert labels.data.flatten(1).any(1).tolist() == [True] * 4
+
+
+@pytest.mark.parametrize("corner", [(-34.5, 0.0, -35.5), (0.0, 38.0, -80.0), (60.0, 0.0, 0.0)])
+def test_the_labels_of_a_clip_are_the_cubes_wherever_they_reach_into_the_view(corner):
+    scan = volume(frames=2, grid=Grid((70, 80, 72), (1.0, 1.0, 1.0), corner))
+    pose = Poses(torch.tensor([CENTRE]), axis_turns([30.0]), torch.full((1, 3), 25.0))
+    chances = torch.rand(2, SIDE, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    reading = Reading(0.9, Aligned(chances, pose, torch.zeros(1, 860, 3)), torch.zeros(860, 3), 1.0)
+    (labels, *_) = findings_of({1: reading}, scan)
+    assert isinstance(labels, Labels)
+    seen = sample_on(evidence(chances)[None], cube_grid(pose, scan.grid.frame), target=scan.grid)[0]
+    assert torch.equal(labels.data[1].long(), seen.argmax(0))
+    assert bool(labels.data[1].any()) == (corner[0] < 60)
+    assert not labels.data[0].any()
 
 
 def test_places_are_the_maxima_of_the_heat_map_between_its_samples():
