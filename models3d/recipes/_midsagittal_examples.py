@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from scipy.spatial.transform import Rotation
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -20,9 +19,7 @@ COARSE_REACH, FINE_REACH = 1.6, 1.35
 # Largest turn from which each reader corrects; the turn within which a cube counts as aligned. Sixty turns
 # spread as those of an icosahedron leave no orientation farther than 45° from the nearest.
 _TURN_DEG, _ALIGNED_DEG = {False: 60.0, True: 22.0}, {False: 30.0, True: 12.0}
-_WRONG = 0.3  # of the cubes of a head are turned by more, so that readers learn to tell,
-_ALIKE = 0.5  # and of these so many by right angles, nearly: a head in shadow looks its likeliest there
-_RIGHT_ANGLED = torch.from_numpy(Rotation.create_group("O").as_matrix()).float()
+_WRONG = 0.3  # of the cubes of a head are turned by more, so that readers learn to tell
 _AWAY = 0.1  # of the cubes of a volume with a head show something else
 _SECTOR_UNKNOWN = 0.1
 
@@ -139,9 +136,10 @@ def pose_example(view: View, *, side: int, picture: float, near: bool) -> tuple[
     spread = 0.08 if near else 0.12
     radius = float(view.radii.mean())
     reach = FINE_REACH if near else COARSE_REACH
-    axes = view.frame @ small_turn(_TURN_DEG[near]) if turned_little else _wrong_axes(view.frame)
+    axes = view.frame @ small_turn(_TURN_DEG[near]) if turned_little else any_axes()
     if torch.rand(()) < 0.5:  # a mirrored head is a head
-        axes = axes @ torch.diag(torch.tensor([1.0, -1.0, 1.0]))
+        flip = torch.diag(torch.tensor([1.0, -1.0, 1.0]))
+        axes = axes @ flip if turned_little else axes
     half = reach * radius * math.exp(float(torch.randn(())) * 0.6 * spread)
     cube = Cube(view.centre + torch.randn(3) * spread * radius, half, axes)
     grey, mask = cut(view, cube, side=side)
@@ -161,14 +159,6 @@ def any_axes() -> Tensor:
     """Draw the axes of a cube: any rotation, half of them mirrored."""
     turn = torch.linalg.qr(torch.randn(3, 3)).Q
     return turn * torch.where(torch.rand(3) < 0.5, -1.0, 1.0)
-
-
-def _wrong_axes(frame: Tensor) -> Tensor:
-    """Draw the axes of a cube that are not a head's: any, or its own turned by about right angles."""
-    if float(torch.rand(())) >= _ALIKE:
-        return any_axes()
-    right = _RIGHT_ANGLED[int(torch.randint(len(_RIGHT_ANGLED), ()))]
-    return frame @ right @ small_turn(_TURN_DEG[True])
 
 
 def small_turn(limit_deg: float) -> Tensor:
