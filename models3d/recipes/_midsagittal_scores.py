@@ -22,6 +22,7 @@ from usvol.training.cases import Case
 from usvol.training.recipe import Row
 
 PLANE = "midsagittal_plane"
+UNCERTAIN = "uncertain_plane"  # flag of a plane that is hardly seen
 
 
 def row(result: Result, case: Case) -> Row:
@@ -69,7 +70,8 @@ def score(rows: Sequence[Row], groups: Sequence[str]) -> Mapping[str, Estimate]:
 
     ``under_4mm``, ``under_10deg`` and ``under_20deg`` are shares of all heads, a missed one counting against
     them; means and medians are over heads found. ``no_head_recall``: volumes without a head that are called
-    so. ``facing_right``: heads whose whole turn is right within 30°.
+    so. ``facing_right``: heads whose whole turn is right within 30°. ``uncertain``: of the heads found, those
+    whose plane is flagged as such; ``…_certain``: shares of the others.
     """
     heads = [(r, g) for r, g in zip(rows, groups, strict=True) if r["present"]]
     empty = [(r, g) for r, g in zip(rows, groups, strict=True) if not r["present"]]
@@ -83,6 +85,11 @@ def score(rows: Sequence[Row], groups: Sequence[str]) -> Mapping[str, Estimate]:
         ("facing_right", "turn_deg", 30.0),
     ):
         estimates |= column_ci(name, [(float(r.get(key, far) < limit), g) for r, g in heads])
+    certain = [(r, g) for r, g in found if UNCERTAIN not in r["flags"]]
+    for key, limit in (("distance_mm", 4.0), ("angle_deg", 10.0), ("angle_deg", 20.0)):
+        name = f"under_{limit:.0f}{key.rpartition('_')[2]}_certain"
+        estimates |= column_ci(name, [(float(r[key] < limit), g) for r, g in certain])
+    estimates |= column_ci("uncertain", [(float(UNCERTAIN in r["flags"]), g) for r, g in found])
     for key in ("distance_mm", "offset_mm", "centre_mm", "angle_deg", "turn_deg"):
         estimates |= column_ci(key, [(r[key], g) for r, g in found])
     for key in ("bpd_error_mm", "ofd_error_mm"):

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from models3d.recipes._midsagittal_examples import View, pyramid
-from models3d.recipes._midsagittal_scores import PLANE
+from models3d.recipes._midsagittal_scores import PLANE, UNCERTAIN
 from models3d.recipes.midsagittal_plane import SELECTION, STORED, TRAINING
 from models3d.recipes.working_volume import CHANNELS, grey_levels, working
 from models3d.tasks._midsagittal_search import (
@@ -37,9 +37,10 @@ from usvol.training.members import restore
 
 __all__ = ["TRAINING", "Config", "build"]
 
-Raw = tuple[Tensor, Tensor, Tensor]  # chance of a head, symmetry, in view; centre and radii; frame
+Raw = tuple[Tensor, Tensor, Tensor]  # head, symmetry, in view, aligned; centre and radii; frame
 
 _WHOLE = 0.9  # part of the skull's ellipsoid in view from which on its diameters are measured
+_SURE = 0.93  # chance that the axes are right below which the plane is flagged; chosen on validation
 _PLAUSIBLE_BPD_MM = (12.0, 115.0)
 
 
@@ -112,20 +113,21 @@ class MidsagittalPlane:
 
         Returns:
             Chance of a head (the lower of finder's and reader's), correlation of its two sides, part of it in
-            view; its centre and half axes (samples of ``scan``); its axes forward, left, up as columns. Zeros
-            where there is none.
+            view, chance that its axes are right; its centre and half axes (samples of ``scan``); its axes
+            forward, left, up as columns. Zeros where there is none.
         """
         grey, mask = grey_levels(scan)
         view = View(grey, mask, coarser=pyramid(grey, mask))
         sphere = found_sphere(view, self.readers)
         if sphere is None:
-            return torch.zeros(3), torch.zeros(2, 3), torch.zeros(3, 3)
+            return torch.zeros(4), torch.zeros(2, 3), torch.zeros(3, 3)
         centre, radius, chance = sphere
         pose = self._pose(view, centre, radius=radius)
         if self.config.method == "symmetry":
             pose = _by_symmetry(view, centre, radius=radius, chance=chance)
         likeness = similarity(view, centre=pose.centre, radii=pose.radii, frame=pose.frame)
-        numbers = torch.tensor([min(chance, pose.present), likeness, _in_view(view, pose)])
+        there = min(chance, pose.present)
+        numbers = torch.tensor([there, likeness, _in_view(view, pose), pose.aligned])
         return numbers, torch.stack([pose.centre, pose.radii]), pose.frame
 
     def postprocess(self, raw: Raw, scan: Scan) -> tuple[Finding, ...]:
@@ -150,7 +152,7 @@ class MidsagittalPlane:
         )
 
     def flags(self, raw: Raw, scan: Scan) -> tuple[Flag, ...]:
-        """Report a head that is cut by the view, and sizes that no fetal head has."""
+        """Report an uncertain plane, a head that is cut by the view, and sizes that no fetal head has."""
         if not float(raw[0][0]) >= self.config.least_chance or not float(raw[0][0]):
             return ()
         return tuple(_warnings(raw, scan.grid))
@@ -261,7 +263,14 @@ def _angles(plane: Plane | None, grid: Grid) -> Iterator[Measurement]:
 
 
 def _warnings(raw: Raw, grid: Grid) -> Iterator[Flag]:
-    share = float(raw[0][2])
+    share, aligned = raw[0][2:].tolist()
+    if aligned < _SURE:
+        yield Flag(
+            UNCERTAIN,
+            f"The plane is uncertain (chance that it is near: {aligned:.2f}): too little of what lies in the "
+            "head is seen. Check it, or acquire from another side.",
+            Severity.WARNING,
+        )
     if share < _WHOLE:
         yield Flag(
             "cut_by_sector_edge",

@@ -19,7 +19,7 @@ from models3d.recipes._midsagittal_examples import (
     pose_example,
     view_of,
 )
-from models3d.recipes._midsagittal_scores import errors, row, score
+from models3d.recipes._midsagittal_scores import UNCERTAIN, errors, row, score
 from models3d.recipes.midsagittal_plane import (
     TRAINING,
     Settings,
@@ -29,7 +29,7 @@ from models3d.recipes.midsagittal_plane import (
     pose_loss,
     prepare,
 )
-from usvol.result import Measurement, Plane, Result
+from usvol.result import Flag, Measurement, Plane, Result, Severity
 from usvol.scan import Frame, Grid, Scan, Source
 from usvol.training.cases import Case
 
@@ -215,3 +215,14 @@ def test_a_missed_head_counts_against_every_share():
     assert values["under_4mm"] == values["under_10deg"] == values["missed"] == values["no_head_recall"] == 0.5
     assert rows[0]["bpd_error_mm"] == pytest.approx(1.0)
     assert "distance_mm" not in rows[3]
+
+
+def test_planes_that_are_flagged_as_uncertain_are_counted_apart():
+    grid, flag = Grid((10, 10, 10), (1.0, 1.0, 1.0)), Flag(UNCERTAIN, "hardly seen", Severity.WARNING)
+    right = Result("t", grid, Source(), (true_plane(),), ())
+    wrong = Result("t", grid, Source(), (true_plane(turned_deg=60.0),), (), (flag,))
+    rows = [row(result, case(True)) for result in (right, right, right, wrong)]
+    values = {k: e.value for k, e in score(rows, ["a", "b", "c", "d"]).items()}
+    assert values["under_10deg"] == values["under_20deg"] == 0.75
+    assert values["under_4mm_certain"] == values["under_10deg_certain"] == values["under_20deg_certain"] == 1
+    assert values["uncertain"] == 0.25

@@ -88,8 +88,8 @@ def test_no_orientation_is_far_from_the_sixty():
     assert max(min(turn_deg(a, b) for b in turns) for a in drawn) < 45
 
 
-def raw(centre=CENTRE, chance=0.9, share=1.0):
-    numbers = torch.tensor([chance, 0.7, share])
+def raw(centre=CENTRE, chance=0.9, share=1.0, aligned=0.98):
+    numbers = torch.tensor([chance, 0.7, share, aligned])
     return numbers, torch.from_numpy(np.stack([centre, RADII])).float(), axes()
 
 
@@ -132,11 +132,11 @@ def test_diameters_and_angles_come_from_the_findings():
 
 
 def test_no_head_is_said_and_nothing_is_guessed():
-    task, scan, findings = found((torch.zeros(3), torch.zeros(2, 3), torch.zeros(3, 3)), oblique_grid())
+    task, scan, findings = found((torch.zeros(4), torch.zeros(2, 3), torch.zeros(3, 3)), oblique_grid())
     assert [type(f) for f in findings] == [Scores]
     assert findings[0].decision == "none"
     assert all(m.value is None and m.note == "not detected" for m in task.measure(findings, scan))
-    assert task.flags((torch.zeros(3), torch.zeros(2, 3), torch.zeros(3, 3)), scan) == ()
+    assert task.flags((torch.zeros(4), torch.zeros(2, 3), torch.zeros(3, 3)), scan) == ()
 
 
 def test_a_head_that_is_cut_is_flagged_and_not_measured():
@@ -144,6 +144,14 @@ def test_a_head_that_is_cut_is_flagged_and_not_measured():
     numbers = {m.name: m for m in task.measure(findings, scan)}
     assert numbers["bpd"].value is None and "too little" in (numbers["bpd"].note or "")
     assert [f.code for f in task.flags(raw(share=0.6), scan)] == ["cut_by_sector_edge"]
+
+
+def test_a_plane_that_is_hardly_seen_is_given_and_flagged():
+    task, scan, findings = found(raw(aligned=0.6), oblique_grid())
+    assert any(isinstance(f, Plane) for f in findings)
+    (flag,) = task.flags(raw(aligned=0.6), scan)
+    assert flag.code == "uncertain_plane" and "0.60" in flag.message
+    assert task.flags(raw(), scan) == ()
 
 
 def test_a_plane_whose_head_lies_outside_still_has_a_point_inside():
