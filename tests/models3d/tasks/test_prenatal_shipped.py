@@ -11,14 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 import usvol
 from models3d.phantoms.prenatal import Config, simulate_labelled
+from models3d.recipes.prenatal import Settings, new_network
 from usvol import weights
 from usvol.metrics import dice
 from usvol.result import Labels, Result
 from usvol.scan import Scan
+from usvol.training.members import member_state
 
+CONFIGS = Path(__file__).parents[3] / "configs" / "train"
 GOLDEN = Path(__file__).with_name("golden_prenatal.npz")
 SEED, CONFIG = 3_000_000, Config(weeks=12.0, size=64, cut=False, placenta_site="posterior", fetuses=1)
 QUICK = {"flips": False, "closer": False}
@@ -52,6 +56,15 @@ def test_the_answer_is_the_one_stored(task):
     with np.load(GOLDEN, allow_pickle=False) as stored:
         assert str(stored["weights_sha256"]) == task.provenance["weights_sha256"], "other weights: store anew"
         assert min(overlaps(structures(usvol.run(task, phantom()[0])), stored["labels"])) > 0.99
+
+
+@pytest.mark.parametrize("name", ["prenatal", "prenatal_finetune", "prenatal_rnn"])
+def test_what_starts_from_the_shipped_network_takes_all_of_it(name, task):
+    recipe = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))
+    own = new_network(Settings.model_validate(recipe)).state_dict()
+    stored = member_state(weights.find("models3d", "prenatal").state, 0)
+    shapes = {key: value.shape for key, value in stored.items() if not key.startswith("quality.")}
+    assert shapes == {key: own[key].shape for key in shapes if key in own}
 
 
 def test_the_sac_of_the_phantom_is_found(task):
