@@ -15,6 +15,7 @@ from usvol.resampling import (
     resample,
     resize,
     restore,
+    sample_at,
     sample_on,
     scan_convert,
     to_beam_space,
@@ -279,3 +280,17 @@ def test_a_resized_sector_is_the_one_sampled_on_the_new_grid():
         sampled = sample_on(mask[None, None].float(), scan.grid, target=resized.grid, mode="nearest")
         assert resized.sector is not None
         assert torch.equal(resized.sector.mask, sampled[0, 0] > 0.5)
+
+
+@pytest.mark.parametrize("shape", [(7, 5, 3), (1, 1, 1), (4, 4, 4)])
+def test_samples_are_the_same_with_any_number_of_threads(shape):
+    generator = torch.Generator().manual_seed(0)
+    data, index = torch.rand(2, 9, 8, 7, generator=generator), torch.rand(*shape, 3, generator=generator) * 9
+    threads = torch.get_num_threads()
+    answers = []
+    for count in (1, 2, 4):
+        torch.set_num_threads(count)
+        answers.append(sample_at(data, index))
+    torch.set_num_threads(threads)
+    assert answers[0].shape == (2, *shape)
+    assert torch.equal(answers[0], answers[1]) and torch.equal(answers[0], answers[2])

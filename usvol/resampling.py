@@ -323,12 +323,13 @@ def _grid_sample(frames: Tensor, place: Tensor, mode: str) -> Tensor:
     if depth == 1 and place.shape[1] == 1:
         flat = F.grid_sample(values[:, :, 0], place[:, 0, :, :, :2], **options)
         return flat.reshape(t, c, 1, *flat.shape[2:])
-    # torch spreads a batch over its threads, never one volume: so the slices asked for become a batch.
-    count = place.shape[1]
-    batch = next(n for n in range(min(count, torch.get_num_threads()), 0, -1) if count % n == 0)
-    parts = place.reshape(batch, count // batch, *place.shape[2:])
-    solid = F.grid_sample(values.expand(batch, -1, -1, -1, -1), parts, **options)
-    return solid.transpose(0, 1).reshape(t, c, *place.shape[1:4])
+    # torch spreads a batch over its threads, never one volume: so the points asked for become a batch.
+    points = place.reshape(-1, 3)
+    batch = max(1, min(len(points), torch.get_num_threads()))
+    filled = F.pad(points, (0, 0, 0, -len(points) % batch)).reshape(batch, 1, 1, -1, 3)
+    solid = F.grid_sample(values.expand(batch, -1, -1, -1, -1), filled, **options)
+    solid = solid.transpose(0, 1).reshape(t * c, -1)[:, : len(points)]
+    return solid.reshape(t, c, *place.shape[1:4])
 
 
 def _resized(data: Tensor, shape: Shape3) -> Tensor:
