@@ -211,18 +211,39 @@ class Prenatal:
         return scan_input(working(cropped(scan, block[0], shape=block[1]), side=self.settings.size))
 
     def _seen(self, volume: Tensor, *, flips: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """Return chances ``value z y x`` and features of one look at ``channel z y x``."""
-        padded = cube(volume, side=self.settings.size)[None]
-        logits, features = self.network(padded.flip(flips) if flips else padded)
-        chances = torch.softmax(logits.cpu().float(), 1)
-        chances = chances.flip(flips) if flips else chances
+        """Return chances ``value z y x`` and features of one look at ``channel z y x``.
+
+        The network reads every volume in its own ``_stance``, so a turned one gets the same answer, turned.
+        """
+        order, mirrored = _stance(volume[0])
+        flips = tuple(set(mirrored) ^ set(flips))
+        padded = cube(volume, side=self.settings.size)[None].permute(0, 1, *order).flip(flips)
+        logits, features = self.network(padded.contiguous())
+        chances = torch.softmax(logits.cpu().float(), 1).flip(flips)
+        back = [2 + order.index(axis) for axis in (2, 3, 4)]
         z, y, x = volume.shape[1:]
-        inside = uncube(chances, (z, y, x))[0]
+        inside = uncube(chances.permute(0, 1, *back), (z, y, x))[0]
         # Nothing is found where there is no picture.
         mask = volume[-1] > 0.5
         nothing = torch.zeros(CLASSES, 1, 1, 1)
         nothing[0] = 1
         return torch.where(mask, inside, nothing), features[0].cpu()
+
+
+def _stance(level: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the order of axes (of ``b c z y x``) and those to mirror after it, told from the volume itself.
+
+    Axes go by the spread of what is bright, and point to where more of it is: moments of the grey levels,
+    which turn with them.
+    """
+    spreads, leans = [], []
+    for axis in range(3):
+        weight = level.double().sum([other for other in range(3) if other != axis])
+        place = torch.arange(len(weight), dtype=torch.float64) - (len(weight) - 1) / 2
+        spreads.append(float((weight * place**2).sum()))
+        leans.append(float((weight * place).sum()))
+    order = sorted(range(3), key=lambda axis: spreads[axis])
+    return tuple(2 + axis for axis in order), tuple(2 + n for n, axis in enumerate(order) if leans[axis] < 0)
 
 
 def _flips(wanted: bool) -> Iterator[tuple[int, ...]]:

@@ -34,8 +34,16 @@ def read_grey(volumes):
     return logits, F.avg_pool3d(volumes, volumes.shape[-1]).flatten(1)
 
 
-def task(**config):
-    network = Network(read_grey, "torch", "cpu", "f32", 0.0)
+def read_grey_lopsided(volumes):
+    """As ``read_grey``, but the further along its first and last axis, the sooner it says sac."""
+    logits, features = read_grey(volumes)
+    ramp = torch.linspace(-20, 20, volumes.shape[-1])
+    logits[:, SAC] += ramp[:, None, None] + ramp
+    return logits, features
+
+
+def task(read=read_grey, **config):
+    network = Network(read, "torch", "cpu", "f32", 0.0)
     chosen = prenatal.Config(**{"closer": False, "flips": False, **config})
     return prenatal.Prenatal(network, Settings(size=72), chosen, provenance={"task": "prenatal"})
 
@@ -131,6 +139,18 @@ def test_turned_and_mirrored_volumes_give_turned_and_mirrored_labels(answer, axe
     expected = np.flip(labels_in(answer[0]).data[0].numpy().transpose(axes), flips)
     found = labels_in(result).data[0].numpy()
     assert all(dice(found == k, expected == k) > 0.95 for k in (PLACENTA, SAC, FETUS))
+
+
+@pytest.mark.parametrize("axes", [(0, 1, 2), (0, 2, 1), (2, 0, 1)])
+@pytest.mark.parametrize("flips", [(0,), (1, 2)])
+def test_a_network_that_tells_sides_apart_sees_a_turned_volume_from_the_same_side(axes, flips):
+    grey, _ = scene((60, 72, 66), shift_mm=(3.0, -5.0, 4.0))
+    one = labels_in(pipeline.run(task(read_grey_lopsided), scan_of(grey))).data[0].numpy()
+    plain = labels_in(pipeline.run(task(), scan_of(grey))).data[0].numpy()
+    assert (one != plain).mean() > 0.01, "the network has to prefer a side"
+    turned = np.flip(grey.transpose(axes), flips)
+    other = labels_in(pipeline.run(task(read_grey_lopsided), scan_of(turned))).data[0].numpy()
+    assert (other == np.flip(one.transpose(axes), flips)).mean() > 0.999
 
 
 def test_volumes_follow_the_spacing_and_an_impossible_size_is_flagged(answer):

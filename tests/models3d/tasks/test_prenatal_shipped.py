@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 import usvol
@@ -19,7 +20,7 @@ from models3d.recipes.prenatal import Settings, new_network
 from usvol import weights
 from usvol.metrics import dice
 from usvol.result import Labels, Result
-from usvol.scan import Scan
+from usvol.scan import Grid, Scan
 from usvol.training.members import member_state
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "train"
@@ -72,18 +73,27 @@ def test_the_sac_of_the_phantom_is_found(task):
     assert overlaps(structures(usvol.run(task, scan)), labels.data[0].numpy())[1] > 0.75
 
 
-@pytest.mark.parametrize("axis", [2, 3, 4])
-def test_a_mirrored_volume_has_a_mirrored_mask(task, axis):
+TURNS = {
+    "mirrored": lambda values: values.flip(-3),
+    "quarter turn": lambda values: values.transpose(-3, -2).flip(-3),
+    "axes renamed": lambda values: values.permute(*range(values.ndim - 3), -1, -3, -2),
+}
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_a_turned_volume_has_a_turned_mask(task, turn):
     """As shipped, with mirrored copies averaged: every structure follows, not only their union."""
     task = usvol.build_task("prenatal", device="cpu")
     scan = phantom()[0]
-    assert scan.sector is not None
-    mask = scan.sector.mask.reshape(scan.grid.shape).flip(axis - 2)
-    mirrored = dataclasses.replace(
-        scan, data=scan.data.flip(axis), sector=dataclasses.replace(scan.sector, mask=mask)
+    assert scan.sector is not None and len(set(scan.grid.step)) == 1
+    mask = TURNS[turn](scan.sector.mask.reshape(scan.grid.shape))
+    data = TURNS[turn](scan.data).contiguous()
+    grid = Grid((data.shape[2], data.shape[3], data.shape[4]), scan.grid.spacing_mm)
+    turned = dataclasses.replace(
+        scan, data=data, grid=grid, sector=dataclasses.replace(scan.sector, mask=mask, fan=None)
     )
-    one = structures(usvol.run(task, scan))
-    other = np.flip(structures(usvol.run(task, mirrored)), axis - 2)
+    one = TURNS[turn](torch.from_numpy(structures(usvol.run(task, scan)))).numpy()
+    other = structures(usvol.run(task, turned))
     assert min(overlaps(other, one)) > 0.95
 
 
