@@ -266,15 +266,11 @@ def _angles(plane: Plane | None, grid: Grid) -> Iterator[Measurement]:
 def _warnings(raw: Raw, grid: Grid) -> Iterator[Flag]:
     share, aligned = raw[0][2:].tolist()
     if aligned < _SURE:
-        chance = f"(chance that it is near: {aligned:.2f})"
-        message = (
-            f"The plane is uncertain {chance}: too little of what lies in the head is seen. Check it, or"
-        )
+        judged, advice = "uncertain", "Too little of what lies in the head is seen. Check it"
         if aligned < _HARDLY:
-            message = (
-                f"The plane is most likely wrong {chance}, and this may be no head at all. Do not use it;"
-            )
-        yield Flag(UNCERTAIN, f"{message} acquire from another side.", Severity.WARNING)
+            judged, advice = "most likely wrong", "This may be no head at all. Do not use it"
+        message = f"The plane is {judged} (chance that it is near: {aligned:.2f}). {advice}, or acquire "
+        yield Flag(UNCERTAIN, f"{message}from another side.", Severity.WARNING)
     if share < _WHOLE:
         yield Flag(
             "cut_by_sector_edge",
