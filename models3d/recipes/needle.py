@@ -1,18 +1,18 @@
-"""How ``needle`` learns: a coarse look over the view and a fine one along candidates, from label maps.
+"""How ``needle`` learns: a look over the view and one along candidate lines, from label maps.
 
-Needles fill less than a thousandth of a volume. Both losses re-sample the rest by what the network makes of
-it (informed re-sampling of negatives; Pourtaherian et al., MICCAI 2017): per batch, the hardest voxels that
-are no needle count extra in a cross-entropy balanced between both; soft Dice (Milletari et al., 3DV 2016)
-counts all. Half of the tubes that miss a needle run along something else that is bright.
+Needles fill less than a thousandth of a volume. The first look's loss re-samples the rest by what the network
+makes of it (informed re-sampling of negatives; Pourtaherian et al., MICCAI 2017): per batch, the hardest
+voxels that are no needle count extra in a cross-entropy balanced between both; soft Dice (Milletari et al.,
+3DV 2016) counts all. The second look learns from tubes (``needle_tubes.py``) which lines are needles, where
+their axis runs and where it ends.
 
-``architecture`` picks the coarse network: a light 3D U-Net, or the tri-planar CNN of Pourtaherian et al.
+``architecture`` picks the first network: a light 3D U-Net, or the tri-planar CNN of Pourtaherian et al.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -23,17 +23,10 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from models3d.data.pairs import read_labels
-from models3d.nets.needle_fcn import LightUNet, TwoLooks
+from models3d.nets.needle_fcn import LightUNet, TubeReader, TwoLooks
 from models3d.nets.triplanar import TriPlanar
-from models3d.recipes.needle_path import (
-    Path,
-    coarse_view,
-    fit_path,
-    levelled,
-    sampled,
-    tube_frame,
-    tube_points,
-)
+from models3d.recipes.needle_path import WIDE, coarse_view, levelled
+from models3d.recipes.needle_tubes import Volume, drawn_tube
 from usvol import metrics
 from usvol.metrics import Estimate, column_ci
 from usvol.resampling import sample_on
@@ -51,7 +44,7 @@ PHANTOM: dict[str, Any] = {"needles": 3, "size": 104}
 _HARD = 0.02  # of the negatives count extra in the cross-entropy: the hardest, by this share at least
 _LEAST = 64  # of them per volume, needle or none
 _EASY = 2.0  # weight of the mean over all negatives: they are right soon, and hardly count then
-_POINTS = 600  # voxels that a path is fitted to
+_TIP_SPREAD = 1.5  # samples, of the tip as the second look learns it
 
 
 class Settings(FitSettings):
@@ -59,10 +52,10 @@ class Settings(FitSettings):
 
     architecture: Literal["fcn", "triplanar"] = Field("fcn", description="the coarse network")
     coarse: tuple[int, ...] = Field((8, 24, 40, 64), description="maps of the coarse U-Net, from full to 1/8")
-    fine: tuple[int, ...] = Field((12, 24, 40), description="maps of the fine U-Net, from full to 1/4")
+    fine: tuple[int, int, int] = Field((16, 24, 48), description="maps of the reader of tubes")
+    code: int = Field(64, ge=4, description="length of its code of a slice")
     side: int = Field(48, ge=16, multiple_of=8, description="samples along the side of coarse crops")
-    tube: int = Field(96, ge=16, multiple_of=4, description="samples along tubes")
-    tubes: int = Field(2, ge=1, description="tubes per volume and step")
+    tubes: int = Field(4, ge=1, description="tubes per volume and step")
     picture: float = Field(0.7, ge=0, le=1, description="how often grey levels are varied")
 
 
@@ -93,59 +86,36 @@ class Volumes(Dataset[Batch]):
     def __init__(self, samples: Sequence[Sample], settings: Settings) -> None:
         self.samples = samples
         self.settings = settings
-        self._open: dict[int, _Opened] = {}
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> Batch:
         settings = self.settings
-        if index not in self._open:  # about 10 MB each, and they take longer to open than to look at
-            self._open[index] = _opened(self.samples[index])
-        volume = self._open[index]
-        view, of_view = _crop(volume, settings=settings)
-        tubes = [_tube(volume, settings=settings) for _ in range(settings.tubes)]
-        return {
-            "view": view,
-            "view_labels": of_view,
-            "tubes": torch.stack([tube for tube, _ in tubes]),
-            "tube_labels": torch.stack([of_tube for _, of_tube in tubes]),
-        }
+        volume = opened(self.samples[index])
+        view, of_view = _crop(volume, self.samples[index]["labels"], settings=settings)
+        tubes = [drawn_tube(volume, picture=settings.picture) for _ in range(settings.tubes)]
+        together = {key: torch.stack([tube[key] for tube in tubes]) for key in tubes[0]}
+        return {"view": view, "view_labels": of_view, **together}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Opened:
-    """A stored volume, ready to be looked at.
-
-    Attributes:
-        parts: level, inside the sector, needle; ``3 z y x``.
-        marked: (n, 3) voxels of needles; ``owner``: of which, (n,).
-        step: spacing (z, y, x).
-    """
-
-    parts: Tensor
-    marked: np.ndarray
-    owner: np.ndarray
-    step: np.ndarray
-
-
-def _opened(sample: Sample) -> _Opened:
+def opened(sample: Sample) -> Volume:
+    """Return a prepared volume as tubes are drawn from it."""
     labels = sample["labels"]
     inside = labels != NOWHERE
     marked = ((labels > 0) & inside).nonzero(as_tuple=True)
-    needle = torch.zeros(labels.shape)
-    needle[marked] = 1.0
-    parts = torch.stack([levelled(sample["grey"], inside), inside.float(), needle])
-    return _Opened(parts, torch.stack(marked, 1).numpy(), labels[marked].numpy(), sample["step"].numpy())
+    parts = torch.stack([levelled(sample["grey"], inside), inside.float()])
+    return Volume(parts, torch.stack(marked, 1).numpy(), labels[marked].numpy(), sample["step"].numpy())
 
 
-def _crop(volume: _Opened, *, settings: Settings) -> tuple[Tensor, Tensor]:
+def _crop(volume: Volume, labels: Tensor, *, settings: Settings) -> tuple[Tensor, Tensor]:
     """Cut ``2 z y x`` of the coarse view and its labels (255: do not count), turned and mirrored."""
     extent = np.asarray(volume.parts.shape[1:]) * volume.step
     longest = float(_uniform(50, 76))
     z, y, x = (int(n) for n in np.clip(np.round(extent / extent.max() * longest), 4, None))
     view = coarse_view(volume.parts[0], (z, y, x))
-    inside, needle = F.adaptive_max_pool3d(volume.parts[1:], (z, y, x))
+    needle = (labels > 0) * volume.parts[1]
+    inside, needle = F.adaptive_max_pool3d(torch.stack([volume.parts[1], needle]), (z, y, x))
     of_view = torch.where(inside > 0, needle, float(NOWHERE)).to(torch.uint8)
     order = torch.randperm(3).tolist()
     flips = [axis for axis in range(3) if float(torch.rand(())) < 0.5]
@@ -166,67 +136,6 @@ def _crop(volume: _Opened, *, settings: Settings) -> tuple[Tensor, Tensor]:
     return view.contiguous(), of_view.contiguous()
 
 
-def _tube(volume: _Opened, *, settings: Settings) -> tuple[Tensor, Tensor]:
-    """Sample ``2 s v u`` (level, inside the sector) of a tube about a needle or a bright line, and labels."""
-    scale = volume.step / (float(volume.step.min()) * math.exp(float(_uniform(-0.25, 0.3))))
-    path = _needle_path(volume, scale) if float(torch.rand(())) < 0.75 else None
-    path = _bright_path(volume.parts[0], scale) if path is None else path
-    length = settings.tube
-    first = path.start + (path.end - path.start) * float(torch.rand(()))
-    if float(torch.rand(())) < 0.65:
-        first = path.start if float(torch.rand(())) < 0.5 else path.end
-    first = first - length * float(_uniform(0.15, 0.85))
-    s = first + np.arange(length)
-    path = _jittered(path, about=float(s.mean()))
-    roll = float(_uniform(0, 2 * math.pi)) if float(torch.rand(())) < 0.4 else 0.0
-    frame = tube_frame(path, roll=roll)
-    if float(torch.rand(())) < 0.5:
-        frame[1] *= -1
-    points = tube_points(path, s if float(torch.rand(())) < 0.5 else s[::-1].copy(), frame=frame)
-    level, inside, needle = sampled(volume.parts, points, scale=scale)
-    mask = inside > 0.5
-    grey = level * mask
-    if settings.picture > 0:
-        grey = vary_picture(grey, mask, strength=settings.picture)
-    of_tube = torch.where(mask, (needle > 0.5).float(), float(NOWHERE)).to(torch.uint8)
-    return torch.stack([grey, mask.float()]), of_tube
-
-
-def _needle_path(volume: _Opened, scale: np.ndarray) -> Path | None:
-    """Fit a path to one of the needles, if there is any."""
-    present = np.unique(volume.owner)
-    if not len(present):
-        return None
-    points = volume.marked[volume.owner == present[int(torch.randint(len(present), ()))]]
-    if len(points) < 6:
-        return None
-    return fit_path(points[torch.randperm(len(points))[:_POINTS].numpy()] * scale)
-
-
-def _bright_path(level: Tensor, scale: np.ndarray) -> Path:
-    """Return a line through two bright voxels."""
-    few = level[::2, ::2, ::2]
-    bright = (few >= torch.quantile(few.flatten()[:: max(1, few.numel() // 20_000)], 0.97)).nonzero() * 2
-    one, other = bright[torch.randint(len(bright), (2,))].numpy() * scale
-    ahead = other - one + np.random.default_rng(int(torch.randint(1 << 30, ()))).normal(0, 0.5, 3)
-    half = max(float(np.linalg.norm(ahead)) / 2, 5.0)
-    return Path((one + other) / 2, ahead / np.linalg.norm(ahead), np.zeros(3), -half, half)
-
-
-def _jittered(path: Path, *, about: float) -> Path:
-    """Displace a path as a coarse fit would: by a sample or two, and a few degrees about a point of it."""
-    pivot = path.points(np.array([about]))[0]
-    noise = torch.randn(3, 3).double().numpy()
-    ahead = path.ahead + 2 * about * path.bend + noise[0] * float(_uniform(0, 0.04))
-    ahead /= np.linalg.norm(ahead)
-    bend = path.bend + noise[1] * 2e-4
-    bend -= (bend @ ahead) * ahead
-    moved = pivot + noise[2] * float(_uniform(0, 2.0))
-    # The parabola again counts s from its own middle.
-    middle = moved - about * ahead - about**2 * bend
-    return Path(middle, ahead, bend, path.start, path.end)
-
-
 def _varied(view: Tensor, mask: Tensor, *, strength: float) -> Tensor:
     """Vary both channels of a coarse view in the same way."""
     state = torch.get_rng_state()
@@ -240,9 +149,40 @@ def _varied(view: Tensor, mask: Tensor, *, strength: float) -> Tensor:
 def loss(network: nn.Module, batch: Batch, *, settings: Settings) -> Tensor:
     """Return the loss of both looks."""
     del settings
-    tubes, of_tubes = batch["tubes"].flatten(0, 1), batch["tube_labels"].flatten(0, 1)
-    views, lengths = network(batch["view"], tubes)
-    return resampled_loss(views, batch["view_labels"]) + resampled_loss(lengths, of_tubes)
+    truth = {key: values.flatten(0, 1) for key, values in batch.items() if not key.startswith("view")}
+    views, slices, whole = network(batch["view"], truth["tube"])
+    return resampled_loss(views, batch["view_labels"]) + tube_loss(slices, whole, truth=truth)
+
+
+def tube_loss(slices: Tensor, whole: Tensor, *, truth: Mapping[str, Tensor]) -> Tensor:
+    """Return the loss of what tubes answer (``TubeReader``), given what is true of them (``drawn_tube``)."""
+    slices, whole = slices.float(), whole.float()
+    shaft, needle = truth["shaft"], truth["needle"]
+    counted = (truth["tube"][:, 1].amax((2, 3)) > 0.5) & (shaft >= 0)
+    total = _mean(_entropy(slices[:, 0], shaft), counted) + _mean(_entropy(whole[:, 0], needle), needle >= 0)
+    off = F.smooth_l1_loss(slices[:, 1:3], truth["offset"], reduction="none", beta=0.25).sum(1)
+    total = total + _mean(off, counted & (shaft == 1))
+    known = ~truth["log_radius"].isnan()
+    total = total + _mean((whole[:, 2] - truth["log_radius"].nan_to_num()).abs(), known)
+    return total + 0.5 * _mean(_tip_entropy(slices[:, 3], whole[:, 1], truth["tip"]), truth["tip_known"] > 0)
+
+
+def _tip_entropy(tips: Tensor, none: Tensor, true: Tensor) -> Tensor:
+    """Return the cross-entropy ``b`` of which slice the tip is in (``b s``), if any, over its entropy."""
+    absent = true.isnan()
+    away = torch.arange(tips.shape[1], device=tips.device) - true.nan_to_num()[:, None]
+    wanted = torch.softmax(-0.5 * (away / _TIP_SPREAD) ** 2, 1) * ~absent[:, None]
+    wanted = torch.cat([wanted, absent[:, None].float()], 1)
+    chances = torch.log_softmax(torch.cat([tips, none[:, None]], 1), 1)
+    return (torch.xlogy(wanted, wanted) - wanted * chances).sum(1)
+
+
+def _entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(logits, labels.clamp_min(0), reduction="none")
+
+
+def _mean(values: Tensor, counted: Tensor) -> Tensor:
+    return (values * counted).sum() / counted.sum().clamp_min(1)
 
 
 def resampled_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -271,9 +211,8 @@ def resampled_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 def new_network(settings: Settings) -> TwoLooks:
     """Return the untrained networks."""
-    if settings.architecture == "triplanar":
-        return TwoLooks(TriPlanar(2), LightUNet(2, widths=settings.fine))
-    return TwoLooks(LightUNet(2, widths=settings.coarse), LightUNet(2, widths=settings.fine))
+    coarse = TriPlanar(2) if settings.architecture == "triplanar" else LightUNet(2, widths=settings.coarse)
+    return TwoLooks(coarse, TubeReader(2, across=WIDE, widths=settings.fine, code=settings.code))
 
 
 def row(result: Result, case: Case) -> Row:

@@ -1,8 +1,8 @@
 """Where a needle runs, in the coordinates its networks read: a shallow parabola, and the tube around it.
 
 Volumes are looked at twice. Coarse: the whole view, isotropic, at most ``COARSE`` samples along a side, as
-mean and as maximum of what each sample covers (a thin shaft survives a maximum). Fine: a straightened tube
-around a candidate, at about the spacing of the file.
+mean and as maximum of what each sample covers (a thin shaft survives a maximum). Fine: straightened tubes
+around candidates, at about the spacing of the file.
 
 Coordinates count fine samples: index (z, y, x) of the canonical volume times spacing over ``unit``.
 """
@@ -22,6 +22,7 @@ from usvol.scan import Grid
 
 COARSE = 64  # samples along a side of the coarse view
 WIDE = 20  # samples across the tube
+TUBE = 128  # samples along it
 _FINEST_MM = 0.2
 _MOST = 176  # fine samples along the longest side
 _PERCENTILES = (0.02, 0.9995)
@@ -54,6 +55,10 @@ class Path:
     def reversed(self) -> Path:
         """The same path from its other end."""
         return dataclasses.replace(self, ahead=-self.ahead, start=-self.end, end=-self.start)
+
+    def downward(self) -> Path:
+        """The same path from the end of less depth (y)."""
+        return self if self.ahead[1] >= 0 else self.reversed()
 
 
 def fit_path(points: np.ndarray, weights: np.ndarray | None = None, *, bends: bool = True) -> Path:

@@ -1,29 +1,65 @@
-"""From chances to a needle: candidates by RANSAC, the axis by robust fit, the ends by where evidence ends."""
+"""From chances to a needle: candidate lines by their evidence, the axis by fit, the ends by what is read."""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from skimage.measure import LineModelND, ransac
 from torch import Tensor
 from torch.nn import functional as F
 
-from models3d.recipes.needle_path import Path, fit_path
+from models3d.recipes.needle_path import TUBE, Path, fit_path
 
-TUBE = 160  # samples along the tube
-_CANDIDATE = 0.3  # chance from which a coarse sample counts
-_CANDIDATES = 300
-_TRIALS = 60
+_POINTS = 300  # coarse samples that lines are drawn through: the likeliest
+_POSSIBLE = 0.05  # chance from which one counts
+_PAIRS = 300
+_APART = 4.0  # coarse samples between two that make a line, at least
+_EVIDENCE = (-1.5, 3.0)  # least and most that a coarse sample says, as log odds
+_DOUBT = -2.0, 1.0  # log odds that say nothing: those of the least likely of these points, within limits
+_SAME = 2.5  # coarse samples about a line whose points make no other
+_OUTSIDE = -1e3  # evidence of what the view does not hold
 _REACH = 1.5  # coarse samples about a line that support it
-_SUPPORT = 0.35  # chance from which a sample of the tube helps to place the axis
-_NEAR = 2.5  # fine samples about the axis in which evidence is looked for
+_SHARE = 0.3  # chance of a shaft from which a slice helps to place the axis
+_SELECTED = 3.2  # log odds by which the surest line of several seems surer than it is; chosen on validation
 _GAP = -2.0  # least log odds of a slice: gaps in the echo are bridged when enough follows
 _SURE = 4.0
-_EDGE = 2.0  # fine samples; evidence that ends so near the edge of the view has not ended
-_DOWNWARD = 12.0  # fine samples at the edge that pointing straight down outweighs; chosen on validation
-_LENGTH = 8.0  # fine samples of evidence that half convince
+_DOWNWARD = 4.0  # log odds by which pointing straight down outweighs pointing up; chosen on validation
+_NEAR_TIP = 4  # slices about the likeliest one over which the tip's place is averaged
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reading:
+    """What the second look answers along a tube, and the lengths along its axis it is about.
+
+    Attributes:
+        slices: ``SLICE_ANSWERS s``; ``whole``: ``TUBE_ANSWERS``.
+        lengths: of the slices along the tube's path, growing.
+        frame: directions across the tube (2, 3).
+        inside: whether the view holds the tube's axis, per slice.
+    """
+
+    slices: np.ndarray
+    whole: np.ndarray
+    lengths: np.ndarray
+    frame: np.ndarray
+    inside: np.ndarray
+
+    @property
+    def confidence(self) -> float:
+        """Chance that there is a needle along the tube."""
+        return float(1 / (1 + np.exp(_SELECTED - float(self.whole[0]))))
+
+    @property
+    def radius(self) -> float:
+        """Radius of the shaft in fine samples."""
+        return float(np.exp(self.whole[2]))
+
+    @property
+    def shaft(self) -> np.ndarray:
+        """Chance of a shaft in each slice, 0 outside the view."""
+        return self.inside / (1 + np.exp(-self.slices[0]))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,7 +68,7 @@ class Trace:
 
     Attributes:
         path: its axis, from the edge of the view (``start``) to the tip (``end``).
-        radius: in fine samples, of what the network took for the shaft.
+        radius: in fine samples.
         confidence: 0-1.
         tip_seen: False where it runs out of the view at both ends.
     """
@@ -43,37 +79,99 @@ class Trace:
     tip_seen: bool
 
 
-def candidate(chance: Tensor, *, scale: np.ndarray, grid_shape: tuple[int, ...]) -> Path | None:
-    """Find the straight or slightly bent line that most coarse samples support (RANSAC; Fischler 1981).
+def candidates(logits: Tensor, *, scale: np.ndarray, grid_shape: tuple[int, ...], count: int) -> list[Path]:
+    """Find the lines along which a run of coarse samples has most evidence, and fit a path to each.
+
+    As in RANSAC (Fischler & Bolles 1981) lines go through two points at random, here of the likeliest
+    samples; samples that speak against a line count too, and it may end anywhere.
 
     Args:
-        chance: ``z y x`` of the coarse view.
+        logits: ``z y x`` of the coarse view.
         scale: fine samples per index of the canonical volume.
         grid_shape: shape of that volume.
+        count: of lines, at most; distinct ones, best first.
     """
-    best = torch.topk(chance.flatten(), min(_CANDIDATES, chance.numel()))
-    flat = best.indices[best.values > _CANDIDATE].numpy()
+    best = torch.topk(logits.flatten(), min(_POINTS, logits.numel()))
+    chances = torch.sigmoid(best.values)
+    flat = best.indices[chances > _POSSIBLE]
     if len(flat) < 3:
-        return None
-    index = np.stack(np.unravel_index(flat, tuple(chance.shape)), 1)
-    ratio = np.asarray(grid_shape) / np.asarray(chance.shape)
+        return []
+    index = torch.stack(torch.unravel_index(flat, logits.shape), 1).numpy()
+    ratio = np.asarray(grid_shape) / np.asarray(logits.shape)
     points = ((index + 0.5) * ratio - 0.5) * scale
-    weights = best.values[: len(flat)].double().numpy()
+    weights = chances[: len(flat)].double().numpy()
     reach = _REACH * float((ratio * scale).max())
-    inside = np.ones(len(points), bool)
-    if len(points) > 4:
-        _, found = ransac(
-            points, LineModelND, min_samples=2, residual_threshold=reach, max_trials=_TRIALS, rng=0
-        )
-        inside = inside if found is None or np.sum(found) < 3 else np.asarray(found)
-    path = fit_path(points[inside], weights[inside])
+    # A line may miss the middle of its needle by a sample.
+    doubt = float(best.values[-1].clamp(*_DOUBT))
+    evidence = F.max_pool3d((logits - doubt)[None], 3, 1, 1)[0].clamp(*_EVIDENCE).numpy()
+    rng, left, found = np.random.default_rng(0), np.ones(len(index), bool), []
+    while len(found) < count and left.sum() >= 3:
+        line = _best_line(evidence, index[left].astype(float), rng=rng)
+        if line is None:
+            break
+        # What lies on this line makes no other one, so that short needles have their turn.
+        left &= _distance(index, line) > _SAME
+        ends = ((np.stack(line) + 0.5) * ratio - 0.5) * scale
+        found.append(_fitted(points, weights, ends=ends, reach=reach))
+    return found
+
+
+def _best_line(
+    evidence: np.ndarray, index: np.ndarray, *, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return start and end, in coarse samples, of the run of most evidence on lines through two points."""
+    one, other = index[rng.integers(len(index), size=(2, _PAIRS))]
+    apart = np.linalg.norm(other - one, axis=1)
+    one, other, apart = (values[apart >= _APART] for values in (one, other, apart))
+    if not len(one):
+        return None
+    ahead = (other - one) / apart[:, None]
+    reach = int(np.ceil(np.linalg.norm(evidence.shape)))
+    steps = np.arange(-reach, reach + 1)
+    places = np.round(one[:, None] + steps[:, None] * ahead[:, None]).astype(np.int32)
+    held = ((places >= 0) & (places < np.asarray(evidence.shape))).all(2)
+    gain = np.full(held.shape, _OUTSIDE)
+    gain[held] = evidence[tuple(places[held].T)]
+    first, last, total = _best_runs(gain)
+    best = int(np.argmax(total))
+    if total[best] <= 0:
+        return None
+    return tuple(one[best] + steps[at[best]] * ahead[best] for at in (first, last))
+
+
+def _distance(points: np.ndarray, line: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Return how far points (n, 3) are from the line between two ends."""
+    length = max(float(np.linalg.norm(line[1] - line[0])), 1e-9)
+    ahead = (line[1] - line[0]) / length
+    away = points - line[0]
+    s = np.clip(away @ ahead, 0, length)
+    return np.linalg.norm(away - s[:, None] * ahead, axis=1)
+
+
+def _best_runs(gain: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return first and last index of each row's run of largest sum, and that sum."""
+    total = np.concatenate([np.zeros((len(gain), 1)), np.cumsum(gain, 1)], 1)
+    least = np.minimum.accumulate(total, 1)[:, :-1]
+    above = total[:, 1:] - least
+    last = above.argmax(1)
+    rows = np.arange(len(gain))
+    before = np.arange(gain.shape[1])[None] <= last[:, None]
+    first = np.where(before, total[:, :-1], np.inf).argmin(1)
+    return first, last, above[rows, last]
+
+
+def _fitted(points: np.ndarray, weights: np.ndarray, *, ends: np.ndarray, reach: float) -> Path:
+    """Fit a path to the points near a line between two ends."""
+    ahead = ends[1] - ends[0]
+    half = max(float(np.linalg.norm(ahead)) / 2, 1.0)
+    path = Path(ends.mean(0), ahead / max(float(np.linalg.norm(ahead)), 1e-9), np.zeros(3), -half, half)
     for _ in range(2):
         s, away = path.locate(points)
-        near = (away < reach) & (s > path.start - 8 * reach) & (s < path.end + 8 * reach)
+        near = (away < reach) & (s > path.start - 2 * reach) & (s < path.end + 2 * reach)
         if near.sum() < 3:
             break
         path = fit_path(points[near], weights[near])
-    return path
+    return path.downward()
 
 
 def tube_lengths(path: Path) -> np.ndarray:
@@ -82,80 +180,67 @@ def tube_lengths(path: Path) -> np.ndarray:
     return (path.start + path.end) / 2 + (np.arange(TUBE) - (TUBE - 1) / 2) * step
 
 
-def refined(chance: Tensor, points: np.ndarray, *, path: Path) -> Path:
-    """Fit the path again to what the fine network found in its tube ``s v u`` at ``points``."""
-    taken = (chance > _SUPPORT).numpy()
-    spots, weights = points[taken], chance.numpy()[taken].astype(float)
-    for reach in (6.0, 3.5):
-        _, away = path.locate(spots)
-        near = away < reach
-        if near.sum() < 6:
-            return path
-        fitted = fit_path(spots[near], weights[near])
-        path = fitted if fitted.ahead @ path.ahead > 0 else fitted.reversed()
-    return path
+def refined(reading: Reading, path: Path) -> Path:
+    """Fit the path again to where the second look saw the shaft in the slices of its tube."""
+    chance = reading.shaft
+    taken = chance > _SHARE
+    if taken.sum() < 6:
+        return path
+    points = path.points(reading.lengths) + reading.slices[1:3].T @ reading.frame
+    fitted = fit_path(points[taken], chance[taken])
+    return fitted if fitted.ahead @ path.ahead > 0 else fitted.reversed()
 
 
-def trace(
-    chance: Tensor, points: np.ndarray, *, path: Path, along: np.ndarray, inside: np.ndarray
-) -> Trace | None:
+def trace(reading: Reading, path: Path) -> Trace | None:
     """Decide where along its axis the needle is: None without evidence.
 
     Args:
-        chance: ``s v u`` of a tube.
-        points: where its samples are, (s, v, u, 3).
-        path: the needle's axis.
-        along: length along it of every s, growing.
-        inside: whether the view holds the axis, per s.
+        reading: of a tube about ``path``.
+        path: what the tube ran along; the needle's own axis is ``refined`` from it.
     """
-    away = path.locate(points.reshape(-1, 3))[1].reshape(chance.shape)
-    near = torch.from_numpy(away < _NEAR)
-    evidence = torch.where(near, chance, 0.0).flatten(1).amax(1).double().numpy()
-    odds = np.log(np.clip(evidence, 1e-3, 1 - 1e-3) / (1 - np.clip(evidence, 1e-3, 1 - 1e-3)))
-    first, last = _best_run(np.clip(odds, _GAP, _SURE) * inside + _GAP * ~inside)
-    if last < first:
+    held = np.flatnonzero(reading.inside)
+    if not len(held):
         return None
-    held = np.flatnonzero(inside)
-    edges = float(along[held[0]]), float(along[held[-1]])
-    ends = _crossing(along, evidence, first, -1), _crossing(along, evidence, last, +1)
-    area = torch.where(torch.from_numpy(away < 5), chance, 0.0).flatten(1).sum(1)[first : last + 1]
-    strong = evidence[first : last + 1]
-    confidence = float(strong.mean() * (1 - 0.5 ** ((strong > 0.5).sum() / _LENGTH)))
-    radius = float(np.sqrt(max(float(area.median()), 0.5) / np.pi))
-    gap = ends[0] - edges[0], edges[1] - ends[1]
-    # It came in where it is nearer to the edge, and needles point away from the probe rather than to it.
-    if gap[0] - gap[1] <= 2 * _DOWNWARD * float(path.ahead[1]):
-        kept = Path(path.middle, path.ahead, path.bend, edges[0], min(ends[1], edges[1]))
+    chance = np.clip(reading.shaft, 1e-3, 1 - 1e-3)
+    odds = np.clip(np.log(chance / (1 - chance)), _GAP, _SURE)
+    gain = np.where(reading.inside, odds, _GAP)
+    first, last, total = (values[0] for values in _best_runs(gain[None]))
+    if total <= 0:
+        return None
+    # Needles point away from the probe rather than to it.
+    upward = np.arange(len(chance)) < (first + last) / 2
+    tip = _tip_slice(reading, doubt=_DOWNWARD * float(path.ahead[1]) * upward)
+    axis = refined(reading, path)
+    place = axis.locate(path.points(reading.lengths))[0]
+    edges = float(place[held[0]]), float(place[held[-1]])
+    if tip is None:  # in at one side, out at the other
+        kept = dataclasses.replace(axis, start=edges[0], end=edges[1])
+        if kept.points(np.array([kept.end]))[0][1] < kept.points(np.array([kept.start]))[0][1]:
+            kept = kept.reversed()  # it comes from the probe's side
+        return Trace(kept, reading.radius, reading.confidence, tip_seen=False)
+    end = float(np.interp(tip, np.arange(len(place)), place))
+    slices = np.arange(len(chance))
+    before, beyond = (np.sum(gain[first : last + 1][side]) for side in _sides(slices[first : last + 1], tip))
+    if before >= beyond:
+        kept = dataclasses.replace(axis, start=min(edges[0], end - 1.0), end=end)
     else:
-        kept = Path(path.middle, path.ahead, path.bend, max(ends[0], edges[0]), edges[1]).reversed()
-    tip_seen = max(gap) > _EDGE
-    if not tip_seen and kept.points(np.array([kept.end]))[0][1] < kept.points(np.array([kept.start]))[0][1]:
-        kept = kept.reversed()  # it comes from the probe's side
-    return Trace(kept, radius, confidence, tip_seen)
+        kept = dataclasses.replace(axis, start=end, end=max(edges[1], end + 1.0)).reversed()
+    return Trace(kept, reading.radius, reading.confidence, tip_seen=True)
 
 
-def _best_run(gain: np.ndarray) -> tuple[int, int]:
-    """Return first and last index of the run of largest sum (Kadane); last < first if none is above 0."""
-    best, start, total, answer = 0.0, 0, 0.0, (0, -1)
-    for index, value in enumerate(gain.tolist()):
-        if total <= 0:
-            total, start = 0.0, index
-        total += value
-        if total > best:
-            best, answer = total, (start, index)
-    return answer
+def _sides(slices: np.ndarray, tip: float) -> tuple[np.ndarray, np.ndarray]:
+    return slices <= tip, slices > tip
 
 
-def _crossing(along: np.ndarray, evidence: np.ndarray, at: int, step: int) -> float:
-    """Return where evidence falls through a half beyond ``at``, between the samples."""
-    beyond = at + step
-    if not 0 <= beyond < len(along):
-        return float(along[at])
-    here, there = evidence[at], evidence[beyond]
-    if here <= 0.5 or there >= 0.5:
-        return float(along[at] + along[beyond]) / 2
-    share = (here - 0.5) / (here - there)
-    return float(along[at] + share * (along[beyond] - along[at]))
+def _tip_slice(reading: Reading, *, doubt: np.ndarray) -> float | None:
+    """Return the place of the tip among the slices, between them; None if none is likelier than any."""
+    logits = np.where(reading.inside, reading.slices[3] - doubt, -np.inf)
+    best = int(np.argmax(logits))
+    near = slice(max(0, best - _NEAR_TIP), best + _NEAR_TIP + 1)
+    weights = np.exp(logits[near] - logits[best])
+    if logits[best] + np.log(np.exp(logits - logits[best]).sum()) < reading.whole[1]:
+        return None
+    return float(np.sum(weights * np.arange(len(logits))[near]) / weights.sum())
 
 
 def tube_mask(path: Path, *, radius: float, shape: tuple[int, ...], scale: np.ndarray) -> Tensor:

@@ -1,8 +1,8 @@
 """Find a needle in a 3D volume or 3D+t clip: entry, tip, axis, shaft, and how fast it moves.
 
-A light 3D network looks over the view, RANSAC draws a line through what it marks, a second one looks along
-that line at full resolution, and the needle ends where its evidence does. Trained on simulated volumes only
-(``models3d/phantoms/needle.py``). Not a medical device.
+A light 3D network looks over the view, lines are drawn through what it marks, and a second one looks along
+each of them at full resolution: which is a needle, where its axis runs, and where it ends. Trained on
+simulated volumes only (``models3d/phantoms/needle.py``). Not a medical device.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from models3d.nets.needle_fcn import SLICE_ANSWERS, TUBE_ANSWERS
 from models3d.recipes.needle import SELECTION, TRAINING
 from models3d.recipes.needle_path import (
     COARSE,
+    TUBE,
     WIDE,
     Path,
     coarse_shape,
@@ -30,7 +32,15 @@ from models3d.recipes.needle_path import (
     unit_of,
 )
 from models3d.tasks._needle_motion import smoothed_tips
-from models3d.tasks._needle_tracing import TUBE, Trace, candidate, refined, trace, tube_lengths, tube_mask
+from models3d.tasks._needle_tracing import (
+    Reading,
+    Trace,
+    candidates,
+    refined,
+    trace,
+    tube_lengths,
+    tube_mask,
+)
 from usvol import measurement
 from usvol.result import Finding, Flag, Labels, Line, Measurement, Plane, Severity
 from usvol.runtime import Network, Precision, compile_network
@@ -42,8 +52,7 @@ __all__ = ["TRAINING", "Config", "build"]
 OUTER_MM = {17: 1.473, 22: 0.718}
 """Outer diameter by gauge (ISO 9626)."""
 
-_AGAIN = 1.5  # fine samples by which the axis must move for another look along it
-_BALANCED = 1.7  # log odds by which the balanced loss raises what is by a needle; chosen on validation
+_LINES = 4  # that the second look judges
 _LEAST_RADIUS = 0.75  # of the mask, in voxels: a thinner one has holes
 
 
@@ -59,7 +68,7 @@ class Config(BaseModel):
         None, ge=0, description="use one network of an ensemble only; the first if unset"
     )
     threshold: float = Field(
-        0.4, ge=0, le=1, description="confidence under which nothing is reported; set on simulated volumes"
+        0.5, ge=0, le=1, description="confidence under which nothing is reported; set on simulated volumes"
     )
     gauge: Literal[17, 22] | None = Field(
         None, description="of the needle, which sets the mask's thickness; unset: as seen"
@@ -80,9 +89,12 @@ def build(config: Config, device: str) -> Needle:
     network = restored.network
     compiled = [
         compile_network(
-            part, torch.rand(1, 2, *shape), device=device, precision=config.precision, dynamic_dims=()
+            part, torch.rand(1, 2, *shape), device=device, precision=config.precision, dynamic_dims=dynamic
         )
-        for part, shape in ((network.coarse, (COARSE,) * 3), (network.fine, (TUBE, WIDE, WIDE)))
+        for part, shape, dynamic in (
+            (network.coarse, (COARSE,) * 3, ()),
+            (network.fine, (TUBE, WIDE, WIDE), (0,)),
+        )
     ]
     return Needle(
         coarse=compiled[0],
@@ -115,21 +127,22 @@ class Needle:
         """Leave the volume as it is: both looks sample it themselves."""
         return scan
 
-    def infer(self, scan: Scan) -> tuple[Tensor, Tensor]:
-        """Look over every frame, then along the best line in it.
+    def infer(self, scan: Scan) -> tuple[Tensor, Tensor, Tensor]:
+        """Look over every frame, then along the best lines in it.
 
         Returns:
             ``frame 11``: middle, direction, bend, start and end of the axis in fine coordinates, NaN where no
-            line was found; ``frame s v u``: chances of the shaft in the tube around it.
+            line was found; ``frame SLICE_ANSWERS s`` and ``frame TUBE_ANSWERS``: what is read in the tube.
         """
-        paths, tubes = [], []
+        paths, slices, whole = [], [], []
         for number in range(scan.data.shape[0]):
-            path, chance = self._seen(scan, number)
+            path, reading = self._seen(scan, number)
             paths.append(torch.full((11,), torch.nan, dtype=torch.float64) if path is None else _packed(path))
-            tubes.append(chance)
-        return torch.stack(paths), torch.stack(tubes)
+            slices.append(torch.zeros(SLICE_ANSWERS, TUBE) if reading is None else reading[0])
+            whole.append(torch.zeros(TUBE_ANSWERS) if reading is None else reading[1])
+        return torch.stack(paths), torch.stack(slices), torch.stack(whole)
 
-    def postprocess(self, raw: tuple[Tensor, Tensor], scan: Scan) -> tuple[Finding, ...]:
+    def postprocess(self, raw: tuple[Tensor, Tensor, Tensor], scan: Scan) -> tuple[Finding, ...]:
         """Return the shaft's voxels and, where there is a needle, its line per frame and its plane."""
         traces = self._traces(raw, scan)
         masks = [
@@ -170,7 +183,7 @@ class Needle:
             numbers.append(_speed(lines, scan))
         return tuple(numbers)
 
-    def flags(self, raw: tuple[Tensor, Tensor], scan: Scan) -> tuple[Flag, ...]:
+    def flags(self, raw: tuple[Tensor, Tensor, Tensor], scan: Scan) -> tuple[Flag, ...]:
         """Report a needle that leaves the view, so that its tip is not in it."""
         traces = [t for t in self._traces(raw, scan) if t is not None]
         if not traces:
@@ -182,8 +195,8 @@ class Needle:
             return (Flag("tip_outside_view", message, Severity.WARNING),)
         return ()
 
-    def _seen(self, scan: Scan, number: int) -> tuple[Path | None, Tensor]:
-        """Return the axis found in one frame, and the chances along it."""
+    def _seen(self, scan: Scan, number: int) -> tuple[Path | None, tuple[Tensor, Tensor] | None]:
+        """Return the axis found in one frame, and what is read along it."""
         assert scan.sector is not None
         mask = scan.sector.mask.reshape(scan.grid.shape)
         level = levelled(scan.data[number, 0], mask)
@@ -192,42 +205,34 @@ class Needle:
         pad = [n for size in reversed(shape) for n in (0, COARSE - size)]
         logits = self.coarse(F.pad(view, pad)[None]).cpu()[0, : shape[0], : shape[1], : shape[2]]
         scale = _scale(scan)
-        path = candidate(torch.sigmoid(logits), scale=scale, grid_shape=scan.grid.shape)
-        if path is None:
-            return None, torch.zeros(TUBE, WIDE, WIDE)
+        paths = candidates(logits.float(), scale=scale, grid_shape=scan.grid.shape, count=_LINES)
+        if not paths:
+            return None, None
         both = torch.stack([level, mask.float()])
-        chance, points = self._along(both, path, scale)
-        better = refined(chance, points, path=path)
-        if path.locate(better.points(np.array([better.start, better.end])))[1].max() > _AGAIN:
-            path = better
-            chance, _ = self._along(both, path, scale)
-        return path, chance
+        slices, whole = self.fine(torch.stack([_tube(both, path, scale) for path in paths]))
+        best = int(whole[:, 0].argmax())
+        read = slices[best].cpu().float(), whole[best].cpu().float()
+        inside = _held(both[1:], paths[best], scale)
+        path = refined(_reading(paths[best], *read, inside=inside), paths[best]).downward()
+        return path, self._read(_tube(both, path, scale))
 
-    def _along(self, both: Tensor, path: Path, scale: np.ndarray) -> tuple[Tensor, np.ndarray]:
-        points = tube_points(path, tube_lengths(path), frame=tube_frame(path))
-        tube = sampled(both, points, scale=scale)
-        inside = tube[1] > 0.5
-        logits = self.fine(torch.stack([tube[0] * inside, inside.float()])[None]).cpu()[0]
-        return torch.sigmoid(logits - _BALANCED) * inside, points
+    def _read(self, tube: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean of what the second look answers of a tube and of its mirror image."""
+        slices, whole = (answer.cpu().float() for answer in self.fine(torch.stack([tube, tube.flip(-1)])))
+        slices[1, 2] *= -1  # aside
+        return slices.mean(0), whole.mean(0)
 
-    def _traces(self, raw: tuple[Tensor, Tensor], scan: Scan) -> list[Trace | None]:
+    def _traces(self, raw: tuple[Tensor, Tensor, Tensor], scan: Scan) -> list[Trace | None]:
         assert scan.sector is not None
         mask = scan.sector.mask.reshape(1, *scan.grid.shape).float()
         scale = _scale(scan)
         traces: list[Trace | None] = []
-        for packed, chance in zip(raw[0].numpy(), raw[1], strict=True):
+        for packed, slices, whole in zip(raw[0].numpy(), *raw[1:], strict=True):
             traces.append(None)
             if np.isnan(packed[0]):
                 continue
             path = _unpacked(packed)
-            lengths = tube_lengths(path)
-            points = tube_points(path, lengths, frame=tube_frame(path))
-            axis = refined(chance, points, path=path)
-            along = axis.locate(path.points(lengths))[0]
-            held = sampled(mask, axis.points(along)[None, None], scale=scale).flatten().numpy() > 0.5
-            found = None
-            if held.any():
-                found = trace(chance, points, path=axis, along=along, inside=held)
+            found = trace(_reading(path, slices, whole, inside=_held(mask, path, scale)), path)
             if found is not None and found.confidence >= self.config.threshold:
                 traces[-1] = found
         return traces
@@ -241,6 +246,23 @@ class Needle:
         mask = tube_mask(found.path, radius=radius, shape=scan.grid.shape, scale=scale)
         assert scan.sector is not None
         return mask * scan.sector.mask.reshape(scan.grid.shape)
+
+
+def _tube(both: Tensor, path: Path, scale: np.ndarray) -> Tensor:
+    """Sample level and mask (``2 z y x``) in the tube around a path: ``2 s v u``."""
+    tube = sampled(both, tube_points(path, tube_lengths(path), frame=tube_frame(path)), scale=scale)
+    inside = tube[1] > 0.5
+    return torch.stack([tube[0] * inside, inside.float()])
+
+
+def _held(mask: Tensor, path: Path, scale: np.ndarray) -> np.ndarray:
+    """Whether the view (``1 z y x``) holds each slice's middle along a path."""
+    return sampled(mask, path.points(tube_lengths(path))[None, None], scale=scale).flatten().numpy() > 0.5
+
+
+def _reading(path: Path, slices: Tensor, whole: Tensor, *, inside: np.ndarray) -> Reading:
+    answers = slices.double().numpy(), whole.double().numpy()
+    return Reading(*answers, lengths=tube_lengths(path), frame=tube_frame(path), inside=inside)
 
 
 def _packed(path: Path) -> Tensor:

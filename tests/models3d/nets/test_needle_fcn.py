@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models3d.nets.needle_fcn import LightUNet, TwoLooks
+from models3d.nets.needle_fcn import SLICE_ANSWERS, TUBE_ANSWERS, LightUNet, TubeReader, TwoLooks
 from models3d.nets.triplanar import TriPlanar
 
 
@@ -24,7 +24,18 @@ def test_triplanar_sees_21_samples_of_three_planes_and_nothing_else():
     assert len(z) > 300
 
 
-def test_both_looks_answer_at_their_own_size():
-    network = TwoLooks(LightUNet(2, widths=(4, 8)), LightUNet(2, widths=(4, 8))).eval()
-    views, tubes = network(torch.rand(1, 2, 8, 8, 8), torch.rand(2, 2, 16, 4, 4))
-    assert views.shape == (1, 8, 8, 8) and tubes.shape == (2, 16, 4, 4)
+def test_both_looks_answer_in_their_own_shapes():
+    network = TwoLooks(LightUNet(2, widths=(4, 8)), TubeReader(2, across=8, widths=(2, 4, 4), code=6)).eval()
+    views, slices, whole = network(torch.rand(1, 2, 8, 8, 8), torch.rand(2, 2, 16, 8, 8))
+    assert views.shape == (1, 8, 8, 8)
+    assert slices.shape == (2, SLICE_ANSWERS, 16) and whole.shape == (2, TUBE_ANSWERS)
+
+
+def test_a_slice_is_read_in_the_light_of_slices_far_from_it():
+    torch.manual_seed(0)
+    reader = TubeReader(1, across=8, widths=(2, 4, 4), code=6).eval()
+    tube = torch.rand(1, 1, 160, 8, 8, requires_grad=True)
+    reader(tube)[0][0, 3, 80].backward()
+    assert tube.grad is not None
+    touched = (tube.grad[0, 0] != 0).flatten(1).any(1).nonzero()
+    assert int(touched.min()) < 30 and int(touched.max()) > 130

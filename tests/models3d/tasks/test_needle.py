@@ -9,7 +9,7 @@ import torch
 import usvol
 from models3d.recipes.needle_path import Path, fit_path
 from models3d.tasks._needle_motion import smoothed_tips
-from models3d.tasks._needle_tracing import candidate, trace, tube_mask
+from models3d.tasks._needle_tracing import _SELECTED, Reading, candidates, trace, tube_mask
 from models3d.tasks.needle import Config, Needle
 from usvol.result import Labels, Line, Plane, Result
 from usvol.runtime import Network
@@ -19,13 +19,33 @@ GRID = Grid((60, 60, 60), (0.5, 0.5, 0.5), (1.0, 2.0, 3.0), frame=Frame.PROBE)
 
 
 def bright_is_needle(views: torch.Tensor) -> torch.Tensor:
-    """Stand in for both networks."""
+    """Stand in for the look over the view."""
     return torch.where(views[:, 0] > 0.3, 6.0, -6.0)
 
 
+def bright_is_shaft(tubes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Stand in for the look along a line."""
+    level, inside = tubes[:, 0], tubes[:, 1].amax((2, 3)) > 0.5
+    bright = (level > 0.6).float()
+    area = bright.sum((2, 3))
+    across = torch.arange(level.shape[-1]) - (level.shape[-1] - 1) / 2
+    down = (bright.sum(3) * across).sum(2) / area.clamp_min(1)
+    aside = (bright.sum(2) * across).sum(2) / area.clamp_min(1)
+    shaft = area > 0
+    ended = torch.nn.functional.pad(~shaft & inside, (4, 4))
+    beyond = [
+        torch.stack([ended.roll(step * n, 1)[:, 4:-4] for n in (1, 2, 3, 4)]).all(0) for step in (1, -1)
+    ]
+    tip = torch.where(shaft & (beyond[0] | beyond[1]), 8.0, -8.0)
+    count = shaft.sum(1)
+    radius = 0.5 * (area.sum(1) / count.clamp_min(1) / torch.pi).clamp_min(0.1).log()
+    whole = torch.stack([torch.where(count > 5, 6.0, -6.0), torch.zeros(len(tubes)), radius], 1)
+    return torch.stack([torch.where(shaft, 6.0, -6.0), down, aside, tip], 1), whole
+
+
 def task(**settings) -> Needle:
-    network = Network(bright_is_needle, "test", "cpu", "f32", 0.0)
-    return Needle(network, network, Config(**settings))
+    looks = [Network(part, "test", "cpu", "f32", 0.0) for part in (bright_is_needle, bright_is_shaft)]
+    return Needle(looks[0], looks[1], Config(**settings))
 
 
 def scan(length: int = 40, frames: int = 1, *, axis: int = 2) -> Scan:
@@ -116,32 +136,65 @@ def test_the_gauge_sets_the_thickness_of_the_mask():
     assert sizes[0] < sizes[1]
 
 
-def test_the_line_is_found_among_scattered_false_positives():
-    chance = torch.zeros(32, 32, 32)
+def test_distinct_lines_are_found_among_scattered_false_positives_the_surest_first():
+    logits = torch.full((32, 32, 32), -6.0)
     rng = np.random.default_rng(3)
-    chance[tuple(rng.integers(0, 32, (3, 25)))] = 0.9
+    logits[tuple(rng.integers(0, 32, (3, 25)))] = 2.0
     for n in range(20):
-        chance[10, 6 + n // 2, 5 + n] = 0.8
-    path = candidate(chance, scale=np.ones(3), grid_shape=(64, 64, 64))
-    assert path is not None
-    true = np.array([0.0, 0.5, 1.0]) / np.linalg.norm([0, 0.5, 1])
-    assert abs(path.ahead @ true) > 0.99
-    assert candidate(torch.zeros(8, 8, 8), scale=np.ones(3), grid_shape=(8, 8, 8)) is None
+        logits[10, 6 + n // 2, 5 + n] = 1.5
+    for n in range(8):
+        logits[25, 20, 4 + n] = 2.0
+    paths = candidates(logits, scale=np.ones(3), grid_shape=(64, 64, 64), count=2)
+    ways = [np.array([0.0, 0.5, 1.0]) / np.linalg.norm([0, 0.5, 1]), np.array([0.0, 0, 1])]
+    assert [abs(path.ahead @ way) > 0.99 for path, way in zip(paths, ways, strict=True)] == [True, True]
+    assert len(candidates(logits, scale=np.ones(3), grid_shape=(64, 64, 64), count=1)) == 1
+    nothing = torch.full((8, 8, 8), -6.0)
+    assert candidates(nothing, scale=np.ones(3), grid_shape=(8, 8, 8), count=3) == []
 
 
-def test_gaps_are_bridged_and_the_end_lies_between_samples():
+def read(shaft: np.ndarray, *, tip: float | None, inside: np.ndarray | None = None) -> Reading:
+    count = len(shaft)
+    tips = np.full(count, -9.0) if tip is None else -0.5 * (np.arange(count) - tip) ** 2
+    slices = np.stack([np.where(shaft, 5.0, -5.0), np.full(count, 1.0), np.full(count, -0.5), tips])
+    whole = np.array([_SELECTED + 3.0, -2.0, np.log(2.0)])
+    inside = np.ones(count, bool) if inside is None else inside
+    return Reading(slices, whole, np.arange(count) - count / 2, np.eye(3)[:2], inside)
+
+
+def test_the_tip_is_between_slices_the_way_in_on_the_side_of_the_shaft_and_gaps_are_bridged():
     path = Path(np.zeros(3), np.array([0.0, 0, 1]), np.zeros(3), -20, 20)
-    lengths = np.arange(-40.0, 40)
-    points = np.zeros((80, 2, 2, 3))
-    points[..., 2] = lengths[:, None, None]
-    chance = torch.zeros(80, 2, 2)
-    chance[:50] = 0.95
-    chance[20:26] = 0.02
-    chance[50] = 0.3
-    found = trace(chance, points, path=path, along=lengths, inside=np.ones(80, bool))
-    assert found is not None and found.tip_seen
-    assert found.path.end == pytest.approx(9.7, abs=0.3)
-    assert found.path.start == -40
+    shaft = np.arange(80) < 50
+    shaft[20:26] = False
+    found = trace(read(shaft, tip=49.3), path)
+    assert found is not None and found.tip_seen and found.radius == pytest.approx(2)
+    np.testing.assert_allclose(found.path.points(np.array([found.path.end]))[0], (1.0, -0.5, 9.3), atol=0.1)
+    np.testing.assert_allclose(found.path.points(np.array([found.path.start]))[0][2], -40, atol=0.1)
+    assert found.confidence == pytest.approx(1 / (1 + np.exp(-3.0)))
+    turned = trace(read(~shaft, tip=49.3), path)
+    assert turned is not None
+    assert turned.path.ahead[2] == pytest.approx(-1)
+    np.testing.assert_allclose(turned.path.points(np.array([turned.path.end]))[0][2], 9.3, atol=0.1)
+
+
+def test_of_two_ends_as_likely_the_deeper_one_is_the_tip():
+    down = Path(np.zeros(3), np.array([0.0, 1, 0]), np.zeros(3), -20, 20)
+    inside = (np.arange(80) >= 10) & (np.arange(80) < 70)
+    shaft = (np.arange(80) >= 20) & (np.arange(80) < 60)
+    both = read(shaft, tip=60.0, inside=inside)
+    both.slices[3] = np.maximum(both.slices[3], 0.5 - 0.5 * (np.arange(80) - 20) ** 2)
+    found = trace(both, down)
+    assert found is not None and found.path.ahead[1] > 0.99
+    assert found.path.points(np.array([found.path.end]))[0][1] == pytest.approx(20, abs=0.3)
+
+
+def test_a_shaft_without_a_tip_runs_from_edge_to_edge_and_no_shaft_is_none():
+    path = Path(np.zeros(3), np.array([0.0, 0, 1]), np.zeros(3), -20, 20)
+    inside = (np.arange(80) >= 10) & (np.arange(80) < 70)
+    through = trace(read(np.ones(80, bool), tip=None, inside=inside), path)
+    assert through is not None and not through.tip_seen
+    assert through.path.end - through.path.start == pytest.approx(59, abs=0.5)
+    assert trace(read(np.zeros(80, bool), tip=None), path) is None
+    assert trace(read(np.ones(80, bool), tip=None, inside=np.zeros(80, bool)), path) is None
 
 
 def test_the_mask_of_a_path_is_a_tube():
