@@ -52,7 +52,7 @@ __all__ = ["TRAINING", "Config", "build"]
 OUTER_MM = {17: 1.473, 22: 0.718}
 """Outer diameter by gauge (ISO 9626)."""
 
-_LINES = 4  # that the second look judges
+_LINES = 2  # that the second look judges
 _LEAST_RADIUS = 0.75  # of the mask, in voxels: a thinner one has holes
 
 
@@ -209,18 +209,13 @@ class Needle:
         if not paths:
             return None, None
         both = torch.stack([level, mask.float()])
-        slices, whole = self.fine(torch.stack([_tube(both, path, scale) for path in paths]))
+        slices, whole = self.fine(_tubes(both, paths, scale))
         best = int(whole[:, 0].argmax())
         read = slices[best].cpu().float(), whole[best].cpu().float()
         inside = _held(both[1:], paths[best], scale)
         path = refined(_reading(paths[best], *read, inside=inside), paths[best]).downward()
-        return path, self._read(_tube(both, path, scale))
-
-    def _read(self, tube: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mean of what the second look answers of a tube and of its mirror image."""
-        slices, whole = (answer.cpu().float() for answer in self.fine(torch.stack([tube, tube.flip(-1)])))
-        slices[1, 2] *= -1  # aside
-        return slices.mean(0), whole.mean(0)
+        slices, whole = self.fine(_tubes(both, [path], scale))
+        return path, (slices[0].cpu().float(), whole[0].cpu().float())
 
     def _traces(self, raw: tuple[Tensor, Tensor, Tensor], scan: Scan) -> list[Trace | None]:
         assert scan.sector is not None
@@ -248,11 +243,13 @@ class Needle:
         return mask * scan.sector.mask.reshape(scan.grid.shape)
 
 
-def _tube(both: Tensor, path: Path, scale: np.ndarray) -> Tensor:
-    """Sample level and mask (``2 z y x``) in the tube around a path: ``2 s v u``."""
-    tube = sampled(both, tube_points(path, tube_lengths(path), frame=tube_frame(path)), scale=scale)
-    inside = tube[1] > 0.5
-    return torch.stack([tube[0] * inside, inside.float()])
+def _tubes(both: Tensor, paths: list[Path], scale: np.ndarray) -> Tensor:
+    """Sample level and mask (``2 z y x``) in the tubes around paths: ``b 2 s v u``."""
+    points = np.stack([tube_points(path, tube_lengths(path), frame=tube_frame(path)) for path in paths])
+    tubes = sampled(both, points.reshape(-1, *points.shape[2:]), scale=scale)
+    tubes = tubes.reshape(2, *points.shape[:-1]).movedim(1, 0)
+    inside = tubes[:, 1] > 0.5
+    return torch.stack([tubes[:, 0] * inside, inside.float()], 1)
 
 
 def _held(mask: Tensor, path: Path, scale: np.ndarray) -> np.ndarray:
