@@ -128,7 +128,10 @@ class Prenatal:
         """
         whole = (0, 0, 0), scan.grid.shape
         block = whole
-        chances, features = self._seen(self._input(scan, block), flips=())
+        volume = self._input(scan, block)
+        chances = self._seen(volume, flips=())
+        # The gate's statistics are those of volumes as they are stored, not in their stance.
+        features = self.network(cube(volume, side=self.settings.size)[None])[1][0].cpu()
         if self.config.closer:
             block = _around(tidy(chances), scan.grid)
         if block == whole and not self.config.flips:
@@ -136,7 +139,7 @@ class Prenatal:
         else:
             volume = self._input(scan, block)
             flips = tuple(_flips(self.config.flips))
-            answers = [self._seen(volume, flips=chosen)[0] for chosen in track(flips)]
+            answers = [self._seen(volume, flips=chosen) for chosen in track(flips)]
         counts = torch.stack([torch.bincount(a.argmax(0).flatten(), minlength=CLASSES) for a in answers])
         return torch.stack(answers).mean(0), counts, features, torch.tensor(block)
 
@@ -210,15 +213,15 @@ class Prenatal:
     def _input(self, scan: Scan, block: tuple[Shape3, Shape3]) -> Tensor:
         return scan_input(working(cropped(scan, block[0], shape=block[1]), side=self.settings.size))
 
-    def _seen(self, volume: Tensor, *, flips: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """Return chances ``value z y x`` and features of one look at ``channel z y x``.
+    def _seen(self, volume: Tensor, *, flips: tuple[int, ...]) -> Tensor:
+        """Return chances ``value z y x`` of one look at ``channel z y x``.
 
         The network reads every volume in its own ``_stance``, so a turned one gets the same answer, turned.
         """
         order, mirrored = _stance(volume[0])
         flips = tuple(set(mirrored) ^ set(flips))
         padded = cube(volume, side=self.settings.size)[None].permute(0, 1, *order).flip(flips)
-        logits, features = self.network(padded.contiguous())
+        logits, _ = self.network(padded.contiguous())
         chances = torch.softmax(logits.cpu().float(), 1).flip(flips)
         back = [2 + order.index(axis) for axis in (2, 3, 4)]
         z, y, x = volume.shape[1:]
@@ -227,7 +230,7 @@ class Prenatal:
         mask = volume[-1] > 0.5
         nothing = torch.zeros(CLASSES, 1, 1, 1)
         nothing[0] = 1
-        return torch.where(mask, inside, nothing), features[0].cpu()
+        return torch.where(mask, inside, nothing)
 
 
 def _stance(level: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
