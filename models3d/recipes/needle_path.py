@@ -41,6 +41,14 @@ class Path:
     start: float
     end: float
 
+    @classmethod
+    def between(cls, one: np.ndarray, other: np.ndarray, *, least: float = 1.0) -> Path:
+        """The straight path from ``one`` to ``other``, to ``least`` on both sides of its middle at least."""
+        ahead = other - one
+        length = max(float(np.linalg.norm(ahead)), 1e-9)
+        half = max(length / 2, least)
+        return cls((one + other) / 2, ahead / length, np.zeros(3), -half, half)
+
     def points(self, s: np.ndarray) -> np.ndarray:
         """Return the points (n, 3) at lengths ``s`` along the chord."""
         s = np.asarray(s, float)[:, None]

@@ -126,9 +126,7 @@ def _drawn_path(volume: Volume, shafts: list[Shaft], scale: np.ndarray) -> Path:
         return path if draw < _AT_NEEDLE else _missing(path)
     if draw > 1 - _ANYWHERE:
         ends = torch.rand(2, 3).double().numpy() * volume.parts.shape[1:] * scale
-        ahead = ends[1] - ends[0]
-        half = max(float(np.linalg.norm(ahead)) / 2, 5.0)
-        return Path(ends.mean(0), ahead / max(float(np.linalg.norm(ahead)), 1e-6), np.zeros(3), -half, half)
+        return Path.between(ends[0], ends[1], least=_SHORTEST / 2)
     return bright_path(volume.parts[0], scale)
 
 
@@ -165,9 +163,7 @@ def bright_path(level: Tensor, scale: np.ndarray) -> Path:
     ends = (2 * ends + 0.5) * scale
     lengths = np.linalg.norm(ends[:, 1] - ends[:, 0], axis=1)
     one, other = ends[int(np.argmax(np.where(lengths > _SHORTEST, values, -1.0)))]
-    ahead = other - one + 0.5 * torch.randn(3).double().numpy()
-    half = max(float(np.linalg.norm(ahead)) / 2, 5.0)
-    return Path((one + other) / 2, ahead / np.linalg.norm(ahead), np.zeros(3), -half, half)
+    return Path.between(one, other, least=_SHORTEST / 2)
 
 
 def _jittered(path: Path) -> Path:

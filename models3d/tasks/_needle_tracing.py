@@ -169,9 +169,7 @@ def _best_runs(gain: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def _fitted(points: np.ndarray, weights: np.ndarray, *, ends: np.ndarray, reach: float) -> Path:
     """Fit a path to the points near a line between two ends."""
-    ahead = ends[1] - ends[0]
-    half = max(float(np.linalg.norm(ahead)) / 2, 1.0)
-    path = Path(ends.mean(0), ahead / max(float(np.linalg.norm(ahead)), 1e-9), np.zeros(3), -half, half)
+    path = Path.between(ends[0], ends[1])
     for _ in range(2):
         s, away = path.locate(points)
         near = (away < reach) & (s > path.start - 2 * reach) & (s < path.end + 2 * reach)
@@ -226,17 +224,12 @@ def trace(reading: Reading, path: Path) -> Trace | None:
             kept = kept.reversed()  # it comes from the probe's side
         return Trace(kept, reading.radius, reading.confidence, tip_seen=False)
     end = float(np.interp(tip, np.arange(len(place)), place))
-    slices = np.arange(len(chance))
-    before, beyond = (np.sum(gain[first : last + 1][side]) for side in _sides(slices[first : last + 1], tip))
-    if before >= beyond:
+    run, at = gain[first : last + 1], np.arange(first, last + 1)
+    if run[at <= tip].sum() >= run[at > tip].sum():
         kept = dataclasses.replace(axis, start=min(edges[0], end - 1.0), end=end)
     else:
         kept = dataclasses.replace(axis, start=end, end=max(edges[1], end + 1.0)).reversed()
     return Trace(kept, reading.radius, reading.confidence, tip_seen=True)
-
-
-def _sides(slices: np.ndarray, tip: float) -> tuple[np.ndarray, np.ndarray]:
-    return slices <= tip, slices > tip
 
 
 def _tip_slice(reading: Reading, *, doubt: np.ndarray) -> float | None:
