@@ -110,7 +110,7 @@ def test_tables_beside_scans_are_ignored_but_named_alone_they_fail(info, tmp_pat
         code, out, err = info(*given)
         assert code == ExitCode.DONE
         assert out.count("\n  kind ") == 1
-        assert err == "1 scan (cine: 1), 5 other files ignored (tables, texts, hidden)\n"
+        assert err == "1 scan (cine: 1), 5 other files ignored (tables, texts, label maps, hidden)\n"
     code, out, _ = info(tmp_path / "labels.csv")
     assert code == ExitCode.NOTHING_USABLE
     assert "it is a table, text or document, not a scan" in out

@@ -89,7 +89,9 @@ def _summary(facts: list[dict[str, Any]], ignored: int) -> str:
     failed = len(facts) - kinds.total()
     parts = [f"{_count(kinds.total(), 'scan')} ({_listed(kinds)})"] if kinds else ["no scan found"]
     parts += [f"{_count(failed, 'file')} cannot be read"] if failed else []
-    parts += [f"{_count(ignored, 'other file')} ignored (tables, texts, hidden)"] if ignored else []
+    parts += (
+        [f"{_count(ignored, 'other file')} ignored (tables, texts, label maps, hidden)"] if ignored else []
+    )
     return ", ".join(parts) if len(facts) != 1 or ignored else ""
 
 

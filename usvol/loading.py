@@ -6,6 +6,7 @@ import difflib
 import importlib
 import importlib.util
 import inspect
+import re
 import zlib
 from enum import StrEnum
 from pathlib import Path
@@ -36,6 +37,10 @@ SIDECAR_SUFFIXES = frozenset({
     ".sha256", ".md5",
 })  # fmt: skip
 SIDECAR_NAMES = frozenset({"license", "licence", "readme", "changelog", "notice", "dicomdir", "thumbs.db"})
+_ENDINGS = sorted(
+    {s for suffixes in SUFFIXES.values() for s in suffixes} | {".igs.mha"}, key=len, reverse=True
+)
+LABEL_ENDING = re.compile(r"[_-](labels?|seg|segmentation|mask)$", re.IGNORECASE)  # NAME_labels beside NAME
 COMPANIONS = {".raw": (".mhd", ".nhdr"), ".zraw": (".mhd",), ".img": (".hdr",), ".gz": (".nhdr",)}
 # Other files by their first bytes, so that the error can name them.
 OTHERS = (
@@ -114,6 +119,13 @@ def classify(path: str | Path) -> FileClass:
     if path.suffix.lower() in SIDECAR_SUFFIXES or path.stem.lower() in SIDECAR_NAMES:
         return FileClass.SIDECAR
     return FileClass.SCAN if _sniffing_format(path, head) else FileClass.UNKNOWN
+
+
+def name_of(path: Path) -> str:
+    """Return the name of a file without the ending of its format, which may have two parts (``.nii.gz``)."""
+    lower = path.name.lower()
+    ending = next((e for e in _ENDINGS if lower.endswith(e)), "")
+    return path.name[: len(path.name) - len(ending)]
 
 
 def beside(folder: Path) -> list[Path]:

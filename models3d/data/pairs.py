@@ -31,17 +31,15 @@ import numpy as np
 import torch
 
 from usvol.errors import DatasetError, ReadError
-from usvol.loading import SUFFIXES, FileClass, classify, load, probe
+from usvol.loading import LABEL_ENDING, FileClass, classify, load, name_of, probe
 from usvol.result import Labels
 from usvol.scan import Grid
 from usvol.training.cases import Case
 
 logger = logging.getLogger(__name__)
 
-_LABEL_ENDING = re.compile(r"[_-](labels?|seg|segmentation|mask)$", re.IGNORECASE)
 _CHANNEL = re.compile(r"_(\d{4})$")
 _FOLDERS = (("imagesTr", "labelsTr"), ("images", "labels"))
-_ENDINGS = sorted({s for suffixes in SUFFIXES.values() for s in suffixes}, key=len, reverse=True)
 _CORNER_MAX = 0.1  # of the smallest spacing: how far the corners of volume and label map may lie apart
 
 
@@ -122,7 +120,7 @@ def _pairs(root: Path) -> list[_Pair]:
             labels = _by_name(_scans(root / label_folder), root / label_folder, channel=False)
             return _matched(root, images, labels)
     found = list(_scans(root))
-    maps = [path for path in found if _LABEL_ENDING.search(_stem(path))]
+    maps = [path for path in found if LABEL_ENDING.search(name_of(path))]
     volumes = [path for path in found if path not in maps]
     return _matched(root, _by_name(volumes, root, channel=True), _by_name(maps, root, channel=False))
 
@@ -151,8 +149,8 @@ def _scans(folder: Path) -> Iterator[Path]:
 def _by_name(paths: Any, folder: Path, *, channel: bool) -> dict[str, Path]:
     named: dict[str, Path] = {}
     for path in paths:
-        stem = _stem(path)
-        stem = _LABEL_ENDING.sub("", stem)
+        stem = name_of(path)
+        stem = LABEL_ENDING.sub("", stem)
         if channel and (match := _CHANNEL.search(stem)) and folder.name == _FOLDERS[0][0]:
             if match[1] != "0000":
                 raise DatasetError(
@@ -165,12 +163,6 @@ def _by_name(paths: Any, folder: Path, *, channel: bool) -> dict[str, Path]:
             )
         named[stem] = path
     return named
-
-
-def _stem(path: Path) -> str:
-    lower = path.name.lower()
-    ending = next((e for e in (".igs.mha", *_ENDINGS) if lower.endswith(e)), "")
-    return path.name[: len(path.name) - len(ending)]
 
 
 def _case(pair: _Pair, names: dict[int, str] | None, patient: str | None) -> Case:
@@ -277,7 +269,7 @@ def _csv_patients(table: Path) -> dict[str, str]:
 
 
 def _named_patients(path: Path, stated: Mapping[str, str], names: list[str]) -> dict[str, str]:
-    patients = {_LABEL_ENDING.sub("", _stem(Path(name))): patient for name, patient in stated.items()}
+    patients = {LABEL_ENDING.sub("", name_of(Path(name))): patient for name, patient in stated.items()}
     missing = [name for name in names if not patients.get(name)]
     if missing:
         raise DatasetError(f"{path}: names no patient for {_some(missing)}. Add a row for each volume.")

@@ -39,6 +39,22 @@ def test_every_file_is_an_item_or_ignored_with_the_reason(tmp_path):
     assert len(found.items) + len(found.ignored) == sum(p.is_file() for p in root.rglob("*"))
 
 
+def test_a_label_map_beside_its_volume_is_no_item_unless_named(tmp_path):
+    for name in ("v.nii.gz", "v_labels.nii.gz", "w.mha", "w-seg.nrrd", "alone_mask.nii.gz", "_labels.nii"):
+        (tmp_path / name).write_bytes(b"x" * 400)
+    still(tmp_path / "v_mask.png")
+    found = discover([tmp_path])
+    assert {path.name for path, why in found.ignored if why is Ignored.LABELS} == {
+        "v_labels.nii.gz",
+        "w-seg.nrrd",
+    }
+    assert {item.path.name for item in found.items} == {
+        "v.nii.gz", "w.mha", "alone_mask.nii.gz", "_labels.nii", "v_mask.png"
+    }  # fmt: skip
+    named = discover([tmp_path / "v_labels.nii.gz"]).items
+    assert [item.path.name for item in named] == ["v_labels.nii.gz"]
+
+
 def test_numbered_stills_are_one_item(tmp_path):
     root = tmp_path / "in"
     for index in range(4):

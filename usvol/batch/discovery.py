@@ -5,14 +5,14 @@ from __future__ import annotations
 import glob
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from usvol.encoding import slug
 from usvol.errors import ConfigError
-from usvol.loading import FileClass, beside, classify
+from usvol.loading import LABEL_ENDING, SUFFIXES, FileClass, beside, classify, name_of
 
 
 class Ignored(StrEnum):
@@ -21,6 +21,7 @@ class Ignored(StrEnum):
     SIDECAR = "belongs to another file"
     UNKNOWN = "not an image, volume or video"
     HIDDEN = "hidden file"
+    LABELS = "label map of the volume of its name beside it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +51,9 @@ def discover(inputs: Sequence[str | Path], *, exclude: Path | None = None) -> Fo
     """Find scans in ``inputs`` (files, folders searched recursively, globs), in a stable order.
 
     A folder that is one scan (a slice series, numbered stills) is one item; scans of another format in it
-    are items of their own. A file given twice
-    counts once; a file named outright is always an item, so that a wrong one is reported.
+    are items of their own. A label map beside its volume (``NAME_labels.nii.gz`` beside ``NAME.nii.gz``) is
+    none. A file given twice counts once; a file named outright is always an item, so that a wrong one is
+    reported.
     ``exclude`` is not searched.
 
     Raises:
@@ -98,13 +100,15 @@ def _walk(root: Path, avoid: Path | None) -> Iterator[tuple[Path, Ignored | None
         yield root, None
         yield from ((path, None) for path in beside(root))
         return
-    for path in sorted(root.iterdir(), key=_natural):
+    inside = sorted(root.iterdir(), key=_natural)
+    names = {name_of(path) for path in inside if path.is_file()}
+    for path in inside:
         if path.name.startswith("."):
             yield from ((hidden, Ignored.HIDDEN) for hidden in _files(path))
         elif path.is_dir():
             yield from _walk(path, avoid)
         elif path.is_file():
-            yield path, _reason(path)
+            yield path, Ignored.LABELS if _labels_one_of(names, path) else _reason(path)
 
 
 def _files(path: Path) -> Iterator[Path]:
@@ -118,6 +122,11 @@ def _reason(path: Path) -> Ignored | None:
     return {FileClass.SCAN: None, FileClass.SIDECAR: Ignored.SIDECAR, FileClass.UNKNOWN: Ignored.UNKNOWN}[
         classify(path)
     ]
+
+
+def _labels_one_of(names: Set[str], path: Path) -> bool:
+    volume = path.name.lower().endswith(tuple(SUFFIXES["nifti"] | SUFFIXES["metaimage"]))
+    return volume and LABEL_ENDING.sub("", name_of(path)) in names - {name_of(path)}
 
 
 def _natural(path: Path) -> list[tuple[int, int | str]]:
