@@ -45,7 +45,7 @@ from usvol.quality import FeatureStatistics
 from usvol.result import Finding, Flag, Measurement, Severity
 from usvol.runtime import Network, Precision, compile_network
 from usvol.scan import Kind, Scan, Selection
-from usvol.training.members import restore
+from usvol.training.members import WeightsName, restore
 
 __all__ = ["TRAINING", "Config", "build"]
 
@@ -58,9 +58,7 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    weights: str = Field(
-        "aortic_valve", description="name of shipped weights, or the .safetensors file `usvol train` wrote"
-    )
+    weights: WeightsName = "aortic_valve"
     stage: Literal["detection", "labels", "shape"] = Field(
         "shape", description="where the mesh comes from: the box alone, the aligned network, the shape model"
     )
@@ -74,9 +72,7 @@ class Config(BaseModel):
     least_cusps: float = Field(
         0.66, ge=0, le=1, description="chance of what looks most like cusps below which it is only a vessel"
     )
-    precision: Precision = Field(
-        "f32", description="arithmetic of the networks: f32, or bf16 where it is faster"
-    )
+    precision: Precision = "f32"
 
 
 def build(config: Config, device: str) -> AorticValve:

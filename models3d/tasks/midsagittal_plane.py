@@ -33,7 +33,7 @@ from usvol import measurement
 from usvol.result import Box, Finding, Flag, Measurement, Plane, Scores, Severity
 from usvol.runtime import Precision, compile_network
 from usvol.scan import Grid, Kind, Matrix3, Scan, Selection, vec3
-from usvol.training.members import restore
+from usvol.training.members import WeightsName, restore
 
 __all__ = ["TRAINING", "Config", "build"]
 
@@ -50,17 +50,14 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    weights: str = Field(
-        "midsagittal_plane",
-        description="name of shipped weights, or the .safetensors file `usvol train` wrote",
-    )
+    weights: WeightsName = "midsagittal_plane"
     method: Literal["iterative", "one_shot", "symmetry"] = Field(
         "iterative", description="how: refined step by step; one look; or the search for symmetry alone"
     )
     candidates: int = Field(16, ge=1, le=60, description="orientations that are refined, of sixty tried")
     steps: int = Field(4, ge=1, le=12, description="refinements of each candidate")
     least_chance: float = Field(0.7, ge=0, le=1, description="chance of a head below which there is none")
-    precision: Precision = Field("f32", description="arithmetic: f32, or bf16 where it is faster")
+    precision: Precision = "f32"
 
 
 def build(config: Config, device: str) -> MidsagittalPlane:

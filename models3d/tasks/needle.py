@@ -45,7 +45,7 @@ from usvol import measurement
 from usvol.result import Finding, Flag, Labels, Line, Measurement, Plane, Severity
 from usvol.runtime import Network, Precision, compile_network
 from usvol.scan import Frame, Kind, Scan, Selection, vec3
-from usvol.training.members import restore
+from usvol.training.members import Member, WeightsName, restore
 
 __all__ = ["TRAINING", "Config", "build"]
 
@@ -61,12 +61,8 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    weights: str = Field(
-        "needle", description="name of shipped weights, or the .safetensors file `usvol train` wrote"
-    )
-    member: int | None = Field(
-        None, ge=0, description="use one network of an ensemble only; the first if unset"
-    )
+    weights: WeightsName = "needle"
+    member: Member = None
     threshold: float = Field(
         0.5, ge=0, le=1, description="confidence under which nothing is reported; set on simulated volumes"
     )
@@ -74,9 +70,7 @@ class Config(BaseModel):
         None, description="of the needle, which sets the mask's thickness; unset: as seen"
     )
     smooth: bool = Field(True, description="smooth the tip over the frames of a clip (Kalman)")
-    precision: Precision = Field(
-        "f32", description="arithmetic of the network: f32, or bf16 where it is faster"
-    )
+    precision: Precision = "f32"
 
 
 def build(config: Config, device: str) -> Needle:

@@ -36,7 +36,7 @@ from usvol.result import Finding, Flag, Labels, Measurement, Severity, Surface
 from usvol.runtime import Network, Precision, compile_network
 from usvol.scan import Grid, Kind, Scan, Selection, Shape3
 from usvol.supervision import track
-from usvol.training.members import restore
+from usvol.training.members import Member, WeightsName, restore
 
 __all__ = ["TRAINING", "Config", "build"]
 
@@ -55,20 +55,14 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    weights: str = Field(
-        "prenatal", description="name of shipped weights, or the .safetensors file `usvol train` wrote"
-    )
-    member: int | None = Field(
-        None, ge=0, description="use one network of an ensemble only; the first if unset"
-    )
+    weights: WeightsName = "prenatal"
+    member: Member = None
     flips: bool = Field(
         True,
         description="average over the mirrored volumes (8 passes), which gives the ranges of the volumes",
     )
     closer: bool = Field(True, description="look again at what was found, at a finer resolution")
-    precision: Precision = Field(
-        "f32", description="arithmetic of the network: f32, or bf16 where it is faster"
-    )
+    precision: Precision = "f32"
 
 
 def build(config: Config, device: str) -> Prenatal:

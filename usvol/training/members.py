@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
 
 from usvol import weights
 from usvol.errors import ConfigError
@@ -14,6 +16,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from usvol.training.recipe import Recipe
+
+WeightsName = Annotated[
+    str, Field(description="name of shipped weights, or the .safetensors file `usvol train` wrote")
+]
+Member = Annotated[
+    int | None, Field(ge=0, description="use one network of an ensemble only; the first if unset")
+]
 
 _SHARED = "shared."
 

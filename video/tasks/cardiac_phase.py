@@ -23,7 +23,7 @@ from usvol.quality import FeatureStatistics
 from usvol.result import Curve, Finding, Flag, Measurement, Scores, Severity
 from usvol.runtime import Network, Precision, compile_network
 from usvol.scan import Kind, Scan, Selection
-from usvol.training.members import restore
+from usvol.training.members import Member, WeightsName, restore
 from video.nets.phase_lstm import PhaseLSTM
 from video.recipes.cardiac_phase import (
     CURVE,
@@ -66,18 +66,12 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    weights: str = Field(
-        "cardiac_phase", description="name of shipped weights, or the .safetensors file `usvol train` wrote"
-    )
-    member: int | None = Field(
-        None, ge=0, description="use one network of an ensemble only; the first if unset"
-    )
+    weights: WeightsName = "cardiac_phase"
+    member: Member = None
     decline: bool = Field(
         True, description="name no ED and ES in clips far from those of training, or unlike them and unsure"
     )
-    precision: Precision = Field(
-        "f32", description="arithmetic of the network: f32, or bf16 where it is faster"
-    )
+    precision: Precision = "f32"
 
 
 def build(config: Config, device: str) -> CardiacPhase:

@@ -23,7 +23,7 @@ from usvol.inference import temporal_windows
 from usvol.result import Curve, Finding, Flag, Measurement, Scores
 from usvol.runtime import Network, Precision, compile_network
 from usvol.scan import Kind, Scan, Selection
-from usvol.training.members import member_state
+from usvol.training.members import WeightsName, member_state
 from video.nets.frame_lstm import Readers
 from video.recipes.covid_severity import (
     A_LINES,
@@ -49,16 +49,12 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    weights: str = Field(
-        "covid_severity", description="name of shipped weights, or the .safetensors file `usvol train` wrote"
-    )
+    weights: WeightsName = "covid_severity"
     member: int | None = Field(
         None, ge=0, description="use one network of the ensemble only (cross-validation); all by default"
     )
     mirror: bool = Field(True, description="also read the clip mirrored, and average")
-    precision: Precision = Field(
-        "f32", description="arithmetic of the network: f32, or bf16 where it is faster"
-    )
+    precision: Precision = "f32"
 
 
 def build(config: Config, device: str) -> CovidSeverity:

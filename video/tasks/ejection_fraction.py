@@ -27,7 +27,7 @@ from usvol.resampling import restore as placed
 from usvol.result import Curve, Finding, Flag, Labels, Measurement, Scores
 from usvol.runtime import Network, Precision, compile_network
 from usvol.scan import Kind, Scan, Selection
-from usvol.training.members import restore
+from usvol.training.members import Member, WeightsName, restore
 from video.nets.ventricle_net import VentricleNet
 from video.recipes.echo_clips import SELECTION, SIDE, gate_features
 from video.recipes.ejection_fraction import (
@@ -55,13 +55,8 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    weights: str = Field(
-        "ejection_fraction",
-        description="name of shipped weights, or the .safetensors file `usvol train` wrote",
-    )
-    member: int | None = Field(
-        None, ge=0, description="use one network of an ensemble only; the first if unset"
-    )
+    weights: WeightsName = "ejection_fraction"
+    member: Member = None
     fusion: float = Field(
         0.4,
         ge=0,
@@ -80,9 +75,7 @@ class Config(BaseModel):
     decline: bool = Field(
         True, description="measure nothing in clips unlike those of the training (out_of_distribution)"
     )
-    precision: Precision = Field(
-        "f32", description="arithmetic of the network: f32, or bf16 where it is faster"
-    )
+    precision: Precision = "f32"
 
 
 def build(config: Config, device: str) -> EjectionFraction:
