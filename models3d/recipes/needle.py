@@ -11,8 +11,10 @@ their axis runs and where it ends.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path as FilePath
 from typing import Any, Literal
 
 import numpy as np
@@ -25,14 +27,17 @@ from torch.utils.data import Dataset
 from models3d.data.pairs import read_labels
 from models3d.nets.needle_fcn import LightUNet, TubeReader, TwoLooks
 from models3d.nets.triplanar import TriPlanar
-from models3d.recipes.needle_path import WIDE, coarse_view, levelled
+from models3d.recipes.needle_lines import proposed_lines
+from models3d.recipes.needle_path import WIDE, Path, coarse_shape, coarse_view, levelled
 from models3d.recipes.needle_tubes import Volume, drawn_tube
 from usvol import metrics
+from usvol.errors import ConfigError
 from usvol.metrics import Estimate, column_ci
 from usvol.resampling import sample_on
 from usvol.result import Labels, Line, Result
 from usvol.scan import Scan, Selection
 from usvol.training.cases import Case
+from usvol.training.members import start_from
 from usvol.training.recipe import Batch, FitSettings, Recipe, Row, Sample
 from usvol.training.volume_augmentation import vary_picture
 
@@ -44,6 +49,7 @@ PHANTOM: dict[str, Any] = {"needles": 3, "size": 104}
 _HARD = 0.02  # of the negatives count extra in the cross-entropy: the hardest, by this share at least
 _LEAST = 64  # of them per volume, needle or none
 _EASY = 2.0  # weight of the mean over all negatives: they are right soon, and hardly count then
+_PROPOSED = 4  # lines that the first network proposes in a volume of the training
 _TIP_SPREAD = 1.5  # samples, of the tip as the second look learns it
 
 
@@ -57,6 +63,9 @@ class Settings(FitSettings):
     side: int = Field(48, ge=16, multiple_of=8, description="samples along the side of coarse crops")
     tubes: int = Field(4, ge=1, description="tubes per volume and step")
     picture: float = Field(0.7, ge=0, le=1, description="how often grey levels are varied")
+    proposed: float = Field(
+        0.0, ge=0, le=1, description="share of tubes along lines that the first network of `init` proposes"
+    )
 
 
 def prepare(scan: Scan) -> dict[str, Tensor]:
@@ -86,17 +95,44 @@ class Volumes(Dataset[Batch]):
     def __init__(self, samples: Sequence[Sample], settings: Settings) -> None:
         self.samples = samples
         self.settings = settings
+        self.first = _first_network(settings) if settings.proposed > 0 else None
+        self.lines: dict[int, tuple[Path, ...]] = {}
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> Batch:
         settings = self.settings
-        volume = opened(self.samples[index])
+        volume = self._with_lines(opened(self.samples[index]), index)
         view, of_view = _crop(volume, self.samples[index]["labels"], settings=settings)
-        tubes = [drawn_tube(volume, picture=settings.picture) for _ in range(settings.tubes)]
+        tubes = [
+            drawn_tube(volume, picture=settings.picture, proposed=settings.proposed)
+            for _ in range(settings.tubes)
+        ]
         together = {key: torch.stack([tube[key] for tube in tubes]) for key in tubes[0]}
         return {"view": view, "view_labels": of_view, **together}
+
+    @torch.no_grad()
+    def _with_lines(self, volume: Volume, index: int) -> Volume:
+        """Add the lines that the first network proposes, told once per volume."""
+        if self.first is None:
+            return volume
+        if index not in self.lines:
+            scale = volume.step / volume.step.min()
+            lines = proposed_lines(
+                self.first, volume.parts[0], step=volume.step, scale=scale, count=_PROPOSED
+            )
+            self.lines[index] = tuple(lines)
+        return dataclasses.replace(volume, lines=self.lines[index])
+
+
+def _first_network(settings: Settings) -> nn.Module:
+    """Return the first network of ``init``, as it is there."""
+    if settings.init is None:
+        raise ConfigError("proposed: needs weights whose first network proposes lines; name them as init.")
+    network = new_network(settings)
+    start_from(FilePath(settings.init), network)
+    return network.coarse.eval()
 
 
 def opened(sample: Sample) -> Volume:
@@ -110,9 +146,7 @@ def opened(sample: Sample) -> Volume:
 
 def _crop(volume: Volume, labels: Tensor, *, settings: Settings) -> tuple[Tensor, Tensor]:
     """Cut ``2 z y x`` of the coarse view and its labels (255: do not count), turned and mirrored."""
-    extent = np.asarray(volume.parts.shape[1:]) * volume.step
-    longest = float(_uniform(50, 76))
-    z, y, x = (int(n) for n in np.clip(np.round(extent / extent.max() * longest), 4, None))
+    z, y, x = coarse_shape(volume.parts.shape[1:], volume.step, longest=float(_uniform(50, 76)))
     view = coarse_view(volume.parts[0], (z, y, x))
     needle = (labels > 0) * volume.parts[1]
     inside, needle = F.adaptive_max_pool3d(torch.stack([volume.parts[1], needle]), (z, y, x))

@@ -10,6 +10,7 @@ Coordinates count fine samples: index (z, y, x) of the canonical volume times sp
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,6 +65,12 @@ class Path:
         """The same path from its other end."""
         return dataclasses.replace(self, ahead=-self.ahead, start=-self.end, end=-self.start)
 
+    def scaled(self, factor: float) -> Path:
+        """The same path where a length is ``factor`` times as many samples."""
+        return Path(
+            self.middle * factor, self.ahead, self.bend / factor, self.start * factor, self.end * factor
+        )
+
     def downward(self) -> Path:
         """The same path from the end of less depth (y)."""
         return self if self.ahead[1] >= 0 else self.reversed()
@@ -116,10 +123,10 @@ def levelled(grey: Tensor, mask: Tensor) -> Tensor:
     return ((grey.float() - low) / (high - low)).clamp_(0, 1).mul_(mask)
 
 
-def coarse_shape(grid: Grid, *, side: int = COARSE) -> tuple[int, int, int]:
-    """Return the samples (z, y, x) of the coarse view: isotropic, ``side`` along the longest."""
-    extent = np.asarray(grid.shape) * np.asarray(grid.step)
-    z, y, x = (int(n) for n in np.clip(np.round(extent / extent.max() * side), 4, side))
+def coarse_shape(shape: Sequence[int], step: np.ndarray, *, longest: float = COARSE) -> tuple[int, int, int]:
+    """Return the samples (z, y, x) of the coarse view: isotropic, ``longest`` along the longest side."""
+    extent = np.asarray(shape) * step
+    z, y, x = (int(n) for n in np.clip(np.round(extent / extent.max() * longest), 4, None))
     return z, y, x
 
 

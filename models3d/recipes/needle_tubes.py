@@ -2,7 +2,8 @@
 
 A line that looks like a needle to the first network need not be one, so most tubes without a needle follow
 the brightest of many random lines (informed re-sampling of negatives, Pourtaherian et al., MICCAI 2017, done
-for lines). What is true of a tube is computed from the needles, wherever the tube lies.
+for lines); once there is a first network, they may follow the lines that it proposes as well. What is true of
+a tube is computed from the needles, wherever the tube lies.
 """
 
 from __future__ import annotations
@@ -60,16 +61,18 @@ class Volume:
         parts: level and inside the sector; ``2 z y x``.
         marked: (n, 3) voxels of needles; ``owner``: of which, (n,).
         step: spacing (z, y, x).
+        lines: that the first look proposes, needles or not, in samples of the finest spacing.
     """
 
     parts: Tensor
     marked: np.ndarray
     owner: np.ndarray
     step: np.ndarray
+    lines: tuple[Path, ...] = ()
 
 
-def drawn_tube(volume: Volume, *, picture: float) -> dict[str, Tensor]:
-    """Draw a tube, and what is true of it.
+def drawn_tube(volume: Volume, *, picture: float, proposed: float = 0.0) -> dict[str, Tensor]:
+    """Draw a tube, and what is true of it; a share ``proposed`` of them along the volume's ``lines``.
 
     Returns:
         ``tube``: level and inside, ``2 s v u``; ``shaft`` (s,): 1, 0 or -1 (open); ``offset`` (2, s): down
@@ -78,7 +81,11 @@ def drawn_tube(volume: Volume, *, picture: float) -> dict[str, Tensor]:
     """
     scale = volume.step / (float(volume.step.min()) * math.exp(float(_uniform(-0.25, 0.3))))
     shafts = found_shafts(volume, scale)
-    path = _jittered(_drawn_path(volume, shafts, scale))
+    if volume.lines and float(torch.rand(())) < proposed:
+        path = volume.lines[int(torch.randint(len(volume.lines), ()))].scaled(float(scale.min()))
+    else:
+        path = _drawn_path(volume, shafts, scale)
+    path = _jittered(path)
     step = 1.0 if float(torch.rand(())) < 0.7 else float(_uniform(1.0, 1.5))
     s = (np.arange(TUBE) - (TUBE - 1) / 2) * step + float(_uniform(-40, 40))
     s += (path.start + path.end) / 2

@@ -14,17 +14,15 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
-from torch.nn import functional as F
 
 from models3d.nets.needle_fcn import SLICE_ANSWERS, TUBE_ANSWERS
 from models3d.recipes.needle import SELECTION, TRAINING
+from models3d.recipes.needle_lines import proposed_lines
 from models3d.recipes.needle_path import (
     COARSE,
     TUBE,
     WIDE,
     Path,
-    coarse_shape,
-    coarse_view,
     levelled,
     sampled,
     tube_frame,
@@ -35,7 +33,6 @@ from models3d.tasks._needle_motion import smoothed_tips
 from models3d.tasks._needle_tracing import (
     Reading,
     Trace,
-    candidates,
     refined,
     trace,
     tube_lengths,
@@ -194,12 +191,8 @@ class Needle:
         assert scan.sector is not None
         mask = scan.sector.mask.reshape(scan.grid.shape)
         level = levelled(scan.data[number, 0], mask)
-        shape = coarse_shape(scan.grid)
-        view = coarse_view(level, shape)
-        pad = [n for size in reversed(shape) for n in (0, COARSE - size)]
-        logits = self.coarse(F.pad(view, pad)[None]).cpu()[0, : shape[0], : shape[1], : shape[2]]
         scale = _scale(scan)
-        paths = candidates(logits.float(), scale=scale, grid_shape=scan.grid.shape, count=_LINES)
+        paths = proposed_lines(self.coarse, level, step=np.asarray(scan.grid.step), scale=scale, count=_LINES)
         if not paths:
             return None, None
         both = torch.stack([level, mask.float()])

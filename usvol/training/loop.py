@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from usvol import registry, weights
 from usvol.errors import ConfigError, DatasetError, MissingExtraError
 from usvol.training.cases import Case, of_split, patient_folds
-from usvol.training.members import join_members, member_state
+from usvol.training.members import join_members, start_from
 from usvol.training.recipe import FitSettings, Recipe, Sample
 from usvol.training.samples import prepare_cases, prepare_phantoms
 
@@ -199,7 +199,7 @@ def fit_network(
     )
     fit = Fit(recipe, settings, steps=len(loader) * settings.epochs)
     if settings.init:
-        _start_from(fit, Path(settings.init))
+        start_from(Path(settings.init), fit.network, fit.averaged.module)
     trainer = lightning.Trainer(
         max_epochs=settings.epochs,
         accelerator={"cpu": "cpu", "auto": "auto"}.get(fitting.device, "gpu"),
@@ -293,18 +293,3 @@ def _read(
 def _without_folders(settings: FitSettings) -> FitSettings:
     init = Path(settings.init).name if settings.init else None
     return settings.model_copy(update={"cache": None, "init": init})
-
-
-def _start_from(fit: Any, path: Path) -> None:
-    if not path.is_file():
-        raise ConfigError(f"init: there is no file {path}.")
-    own = fit.network.state_dict()
-    stored = load_file(path)
-    # A finished ensemble keeps its members under prefixes; any of them is a start, the first is taken.
-    stored |= member_state(stored, 0)
-    taken = {k: v.float() for k, v in stored.items() if k in own and own[k].shape == v.shape}
-    if not taken:
-        raise ConfigError(f"init: no tensor of {path} fits this network. Give weights of the same task.")
-    logger.info("%d of %d tensors start from %s", len(taken), len(own), path.name)
-    fit.network.load_state_dict(taken, strict=False)
-    fit.averaged.module.load_state_dict(taken, strict=False)

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
+from safetensors.torch import load_file
 
 from usvol import weights
 from usvol.errors import ConfigError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from usvol.training.recipe import Recipe
+
+logger = logging.getLogger(__name__)
 
 WeightsName = Annotated[
     str, Field(description="name of shipped weights, or the .safetensors file `usvol train` wrote")
@@ -54,6 +59,25 @@ def member_state(joined: Mapping[str, Tensor], index: int) -> dict[str, Tensor]:
         for name, value in joined.items()
         if name.startswith((_SHARED, own))
     }
+
+
+def start_from(path: Path, *networks: nn.Module) -> None:
+    """Give like networks the tensors of a safetensors file that fit them; of an ensemble the first member's.
+
+    Raises:
+        ConfigError: no such file, or nothing in it fits.
+    """
+    if not path.is_file():
+        raise ConfigError(f"init: there is no file {path}.")
+    own = networks[0].state_dict()
+    stored = load_file(path)
+    stored |= member_state(stored, 0)
+    taken = {k: v.float() for k, v in stored.items() if k in own and own[k].shape == v.shape}
+    if not taken:
+        raise ConfigError(f"init: no tensor of {path} fits this network. Give weights of the same task.")
+    logger.info("%d of %d tensors start from %s", len(taken), len(own), path.name)
+    for network in networks:
+        network.load_state_dict(taken, strict=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -6,6 +6,7 @@ from pathlib import Path as FilePath
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from models3d.recipes.needle import (
     NOWHERE,
@@ -29,6 +30,7 @@ from models3d.recipes.needle_path import (
     tube_points,
 )
 from models3d.recipes.needle_tubes import bright_path, found_shafts, tube_truth
+from usvol.errors import ConfigError
 from usvol.result import Labels, Line, Result
 from usvol.scan import Grid, Source
 from usvol.training.cases import Case
@@ -94,6 +96,34 @@ def test_examples_have_one_size_and_labels_that_count(needle):
     marked = sum(int((item["view_labels"] == 1).sum() + (item["shaft"] == 1).sum()) for item in items)
     assert (marked > 0) is needle
     assert all(bool(item["view"].isfinite().all() and item["tube"].isfinite().all()) for item in items)
+
+
+def test_tubes_follow_the_lines_that_the_first_network_of_earlier_weights_proposes(tmp_path):
+    class Bright(torch.nn.Module):
+        def forward(self, views: torch.Tensor) -> torch.Tensor:
+            return torch.where(views[:, 1] > 0.6, 6.0, -6.0)
+
+    earlier = tmp_path / "earlier.safetensors"
+    save_file({k: v.contiguous() for k, v in new_network(SMALL).state_dict().items()}, earlier)
+    settings = SMALL.model_copy(update={"proposed": 1.0, "init": str(earlier), "picture": 0.0})
+    examples = Volumes([sample()], settings)
+    assert examples.first is not None and not examples.first.training
+    examples.first = Bright()
+    torch.manual_seed(2)
+    assert "tube" in examples[0]
+    line = examples.lines[0][0]
+    assert abs(line.ahead[2]) > 0.99
+    np.testing.assert_allclose(line.points(np.array([0.0]))[0][:2], (19.5, 20.5), atol=1.0)
+    examples.lines[0] = (line,)
+    assert all(float(examples[0]["needle"]) == 1 for _ in range(8))
+    with pytest.raises(ConfigError, match="init"):
+        Volumes([sample()], SMALL.model_copy(update={"proposed": 0.5}))
+
+
+def test_a_scaled_path_is_the_same_path():
+    path = fit_path(bent(1.2e-3))
+    s = np.array([-30.0, 0.0, 25.0])
+    np.testing.assert_allclose(path.scaled(0.5).points(s / 2), path.points(s) / 2, atol=1e-9)
 
 
 def test_shafts_are_fitted_to_their_voxels_and_the_tip_is_the_end_within_the_view():

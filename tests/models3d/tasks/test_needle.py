@@ -7,9 +7,10 @@ import pytest
 import torch
 
 import usvol
+from models3d.recipes.needle_lines import candidates
 from models3d.recipes.needle_path import Path, fit_path
 from models3d.tasks._needle_motion import smoothed_tips
-from models3d.tasks._needle_tracing import _SELECTED, Reading, candidates, trace, tube_mask
+from models3d.tasks._needle_tracing import _SELECTED, Reading, trace, tube_mask
 from models3d.tasks.needle import Config, Needle
 from usvol.result import Labels, Line, Plane, Result
 from usvol.runtime import Network
@@ -185,6 +186,16 @@ def test_of_two_ends_as_likely_the_deeper_one_is_the_tip():
     found = trace(both, down)
     assert found is not None and found.path.ahead[1] > 0.99
     assert found.path.points(np.array([found.path.end]))[0][1] == pytest.approx(20, abs=0.3)
+
+
+def test_of_two_ends_as_likely_the_tip_is_the_one_to_which_the_shaft_runs_all_the_way():
+    path = Path(np.zeros(3), np.array([0.0, 0, 1]), np.zeros(3), -20, 20)
+    for shaft, ahead in ((np.arange(80) < 60, 1.0), (np.arange(80) >= 20, -1.0)):
+        both = read(shaft, tip=60.0)
+        both.slices[3] = np.maximum(both.slices[3], -0.5 * (np.arange(80) - 20) ** 2)
+        found = trace(both, path)
+        assert found is not None and found.path.ahead[2] == pytest.approx(ahead)
+        assert found.path.points(np.array([found.path.end]))[0][2] == pytest.approx(20 * ahead, abs=0.3)
 
 
 def test_a_shaft_without_a_tip_runs_from_edge_to_edge_and_no_shaft_is_none():
