@@ -14,7 +14,7 @@ from models3d.recipes.needle_lines import best_runs
 from models3d.recipes.needle_path import TUBE, Path, fit_path
 
 _SHARE = 0.3  # chance of a shaft from which a slice helps to place the axis
-_SELECTED = 3.2  # log odds by which the surest line of several seems surer than it is; chosen on validation
+_SELECTED = 2.1  # log odds by which the surest line of several seems surer than it is; chosen on validation
 _GAP = -2.0  # least log odds of a slice: gaps in the echo are bridged when enough follows
 _SURE = 4.0
 _DOWNWARD = 4.0  # log odds by which pointing straight down outweighs pointing up; chosen on validation
