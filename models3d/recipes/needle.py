@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
@@ -31,7 +31,6 @@ from models3d.recipes.needle_lines import proposed_lines
 from models3d.recipes.needle_path import WIDE, Path, coarse_shape, coarse_view, levelled
 from models3d.recipes.needle_tubes import Volume, drawn_tube
 from usvol import metrics
-from usvol.errors import ConfigError
 from usvol.metrics import Estimate, column_ci
 from usvol.resampling import sample_on
 from usvol.result import Labels, Line, Result
@@ -66,6 +65,14 @@ class Settings(FitSettings):
     proposed: float = Field(
         0.0, ge=0, le=1, description="share of tubes along lines that the first network of `init` proposes"
     )
+
+    @model_validator(mode="after")
+    def _proposed_by_something(self) -> Settings:
+        if self.proposed > 0 and self.init is None:
+            raise ValueError(
+                "proposed: the weights whose first network proposes lines are to be named as init"
+            )
+        return self
 
 
 def prepare(scan: Scan) -> dict[str, Tensor]:
@@ -128,8 +135,7 @@ class Volumes(Dataset[Batch]):
 
 def _first_network(settings: Settings) -> nn.Module:
     """Return the first network of ``init``, as it is there."""
-    if settings.init is None:
-        raise ConfigError("proposed: needs weights whose first network proposes lines; name them as init.")
+    assert settings.init is not None
     network = new_network(settings)
     start_from(FilePath(settings.init), network)
     return network.coarse.eval()

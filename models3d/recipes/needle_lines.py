@@ -104,7 +104,7 @@ def _best_line(
         place = ahead[:, axis, None].astype(np.float32) * steps + one[:, axis, None].astype(np.float32)
         flat = flat * size + np.clip(np.rint(place) + 1, 0, size - 1).astype(np.int32)
     gain = evidence.ravel()[flat]
-    first, last, total = best_runs(gain)
+    first, last, total = _best_runs(gain)
     best = int(np.argmax(total))
     if total[best] <= 0:
         return None
@@ -120,7 +120,7 @@ def _distance(points: np.ndarray, line: tuple[np.ndarray, np.ndarray]) -> np.nda
     return np.linalg.norm(away - s[:, None] * ahead, axis=1)
 
 
-def best_runs(gain: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _best_runs(gain: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return first and last index of each row's run of largest sum, and that sum."""
     total = np.concatenate([np.zeros((len(gain), 1)), np.cumsum(gain, 1)], 1)
     least = np.minimum.accumulate(total, 1)[:, :-1]

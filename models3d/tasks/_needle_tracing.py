@@ -10,13 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models3d.recipes.needle_lines import best_runs
 from models3d.recipes.needle_path import TUBE, Path, fit_path
 
 _SHARE = 0.3  # chance of a shaft from which a slice helps to place the axis
 _SELECTED = 2.1  # log odds by which the surest line of several seems surer than it is; chosen on validation
-_GAP = -2.0  # least log odds of a slice: gaps in the echo are bridged when enough follows
-_SURE = 4.0
+_GAP, _SURE = -2.0, 4.0  # least and most log odds of a shaft that a slice says
 _DOWNWARD = 4.0  # log odds by which pointing straight down outweighs pointing up; chosen on validation
 _WAY = 0.02  # of a slice's log odds of a shaft count for the way to the tip; chosen on validation
 _NEAR_TIP = 4  # slices about the likeliest one over which the tip's place is averaged
@@ -100,11 +98,9 @@ def trace(reading: Reading, path: Path) -> Trace | None:
         path: what the tube ran along; the needle's own axis is ``refined`` from it.
     """
     held = np.flatnonzero(reading.inside)
-    if not len(held):
+    if not (reading.slices[0, held] > 0).any():
         return None
     odds = np.clip(reading.slices[0], _GAP, _SURE)
-    if best_runs(np.where(reading.inside, odds, _GAP)[None])[2][0] <= 0:
-        return None
     axis = refined(reading, path)
     place = axis.locate(path.points(reading.lengths))[0]
     first, last = float(place[held[0]]), float(place[held[-1]])

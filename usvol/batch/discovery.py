@@ -21,7 +21,7 @@ class Ignored(StrEnum):
     SIDECAR = "belongs to another file"
     UNKNOWN = "not an image, volume or video"
     HIDDEN = "hidden file"
-    LABELS = "label map of the volume of its name beside it"
+    LABELS = "label map of the scan of its name beside it"
 
 
 @dataclass(frozen=True, slots=True)
