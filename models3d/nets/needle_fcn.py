@@ -124,14 +124,11 @@ def _expected(scores: Tensor) -> Tensor:
     return torch.stack([chances.sum(3) @ across, chances.sum(2) @ across], 1)
 
 
-class TwoLooks(nn.Module):
-    """The look over the view and the look along a line; trained together, run one after the other."""
+class Looks(nn.Module):
+    """The look over the view, the one along a line, and the one at means of that; run one after the other."""
 
-    def __init__(self, coarse: nn.Module, fine: nn.Module) -> None:
+    def __init__(self, coarse: nn.Module, fine: nn.Module, sections: nn.Module) -> None:
         super().__init__()
         self.coarse = coarse
         self.fine = fine
-
-    def forward(self, views: Tensor, tubes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the logits of views, and what the tubes' slices and the tubes answer."""
-        return self.coarse(views), *self.fine(tubes)
+        self.sections = sections

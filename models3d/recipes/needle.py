@@ -1,10 +1,11 @@
-"""How ``needle`` learns: a look over the view and one along candidate lines, from label maps.
+"""How ``needle`` learns: a look over the view, one along candidate lines, and one at means along these.
 
 Needles fill less than a thousandth of a volume. The first look's loss re-samples the rest by what the network
 makes of it (informed re-sampling of negatives; Pourtaherian et al., MICCAI 2017): per batch, the hardest
 voxels that are no needle count extra in a cross-entropy balanced between both; soft Dice (Milletari et al.,
 3DV 2016) counts all. The second look learns from tubes (``needle_tubes.py``) which lines are needles, where
-their axis runs and where it ends.
+their axis runs and where it ends. Both learn together; the third, which reads the axis finer
+(``needle_sections.py``), after them.
 
 ``architecture`` picks the first network: a light 3D U-Net, or the tri-planar CNN of Pourtaherian et al.
 """
@@ -20,16 +21,18 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from models3d.data.pairs import read_labels
-from models3d.nets.needle_fcn import LightUNet, TubeReader, TwoLooks
+from models3d.nets.needle_fcn import LightUNet, Looks, TubeReader
+from models3d.nets.section_reader import SectionReader
 from models3d.nets.triplanar import TriPlanar
 from models3d.recipes.needle_lines import proposed_lines
-from models3d.recipes.needle_path import WIDE, Path, coarse_shape, coarse_view, levelled
-from models3d.recipes.needle_tubes import Volume, drawn_tube
+from models3d.recipes.needle_path import TUBE, WIDE, Path, coarse_shape, coarse_view
+from models3d.recipes.needle_sections import FACTS, SECTIONS, Shafts, section_loss
+from models3d.recipes.needle_tubes import NOWHERE, Volume, drawn_tube, opened
 from usvol import metrics
 from usvol.metrics import Estimate, column_ci
 from usvol.resampling import sample_on
@@ -41,7 +44,6 @@ from usvol.training.recipe import Batch, FitSettings, Recipe, Row, Sample
 from usvol.training.volume_augmentation import vary_picture
 
 SELECTION = Selection()
-NOWHERE = 255  # label of voxels outside the sector
 PHANTOM: dict[str, Any] = {"needles": 3, "size": 104}
 """Of training volumes: more needles in each, for simulating takes longer than learning."""
 
@@ -66,12 +68,18 @@ class Settings(FitSettings):
         0.0, ge=0, le=1, description="share of tubes along lines that the first network of `init` proposes"
     )
 
+    look: Literal["first_two", "third"] = Field(
+        "first_two", description="which learn: the first and the second, or the third from those of `init`"
+    )
+
     @model_validator(mode="after")
-    def _proposed_by_something(self) -> Settings:
+    def _from_something(self) -> Settings:
         if self.proposed > 0 and self.init is None:
             raise ValueError(
                 "proposed: the weights whose first network proposes lines are to be named as init"
             )
+        if self.look == "third" and self.init is None:
+            raise ValueError("look: the weights whose second network reads tubes are to be named as init")
         return self
 
 
@@ -102,7 +110,7 @@ class Volumes(Dataset[Batch]):
     def __init__(self, samples: Sequence[Sample], settings: Settings) -> None:
         self.samples = samples
         self.settings = settings
-        self.first = _first_network(settings) if settings.proposed > 0 else None
+        self.first = _earlier(settings).coarse if settings.proposed > 0 else None
         self.lines: dict[int, tuple[Path, ...]] = {}
 
     def __len__(self) -> int:
@@ -133,21 +141,19 @@ class Volumes(Dataset[Batch]):
         return dataclasses.replace(volume, lines=self.lines[index])
 
 
-def _first_network(settings: Settings) -> nn.Module:
-    """Return the first network of ``init``, as it is there."""
+def examples(samples: Sequence[Sample], settings: Settings) -> Dataset[Batch]:
+    """Return what the looks that learn learn from."""
+    if settings.look == "first_two":
+        return Volumes(samples, settings)
+    return Shafts(samples, _earlier(settings).fine, tubes=settings.tubes, picture=settings.picture)
+
+
+def _earlier(settings: Settings) -> Looks:
+    """Return the networks of ``init``, as they are there."""
     assert settings.init is not None
     network = new_network(settings)
     start_from(FilePath(settings.init), network)
-    return network.coarse.eval()
-
-
-def opened(sample: Sample) -> Volume:
-    """Return a prepared volume as tubes are drawn from it."""
-    labels = sample["labels"]
-    inside = labels != NOWHERE
-    marked = ((labels > 0) & inside).nonzero(as_tuple=True)
-    parts = torch.stack([levelled(sample["grey"], inside), inside.float()])
-    return Volume(parts, torch.stack(marked, 1).numpy(), labels[marked].numpy(), sample["step"].numpy())
+    return network.eval()
 
 
 def _crop(volume: Volume, labels: Tensor, *, settings: Settings) -> tuple[Tensor, Tensor]:
@@ -186,12 +192,13 @@ def _varied(view: Tensor, mask: Tensor, *, strength: float) -> Tensor:
     return torch.stack(channels)
 
 
-def loss(network: nn.Module, batch: Batch, *, settings: Settings) -> Tensor:
-    """Return the loss of both looks."""
-    del settings
+def loss(network: Looks, batch: Batch, *, settings: Settings) -> Tensor:
+    """Return the loss of the looks that learn."""
     truth = {key: values.flatten(0, 1) for key, values in batch.items() if not key.startswith("view")}
-    views, slices, whole = network(batch["view"], truth["tube"])
-    return resampled_loss(views, batch["view_labels"]) + tube_loss(slices, whole, truth=truth)
+    if settings.look == "third":
+        return section_loss(*network.sections(truth["sections"], truth["facts"]), truth=truth)
+    views, answers = network.coarse(batch["view"]), network.fine(truth["tube"])
+    return resampled_loss(views, batch["view_labels"]) + tube_loss(*answers, truth=truth)
 
 
 def tube_loss(slices: Tensor, whole: Tensor, *, truth: Mapping[str, Tensor]) -> Tensor:
@@ -249,10 +256,14 @@ def resampled_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return total + 1 - dice
 
 
-def new_network(settings: Settings) -> TwoLooks:
+def new_network(settings: Settings) -> Looks:
     """Return the untrained networks."""
     coarse = TriPlanar(2) if settings.architecture == "triplanar" else LightUNet(2, widths=settings.coarse)
-    return TwoLooks(coarse, TubeReader(2, across=WIDE, widths=settings.fine, code=settings.code))
+    fine = TubeReader(2, across=WIDE, widths=settings.fine, code=settings.code)
+    looks = Looks(coarse, fine, SectionReader(FACTS, across=WIDE, slices=TUBE // SECTIONS))
+    for idle in (looks.sections,) if settings.look == "first_two" else (coarse, fine):
+        idle.requires_grad_(False)
+    return looks
 
 
 def row(result: Result, case: Case) -> Row:
@@ -314,7 +325,7 @@ TRAINING = Recipe(
     Settings=Settings,
     prepare=prepare,
     selection=SELECTION,
-    examples=Volumes,
+    examples=examples,
     network=new_network,
     loss=loss,
     stratum=lambda _: 0.0,

@@ -68,10 +68,10 @@ def candidates(logits: Tensor, *, scale: np.ndarray, grid_shape: tuple[int, ...]
     reach = _REACH * float((ratio * scale).max())
     # A line may miss the middle of its needle by a sample.
     doubt = float(best.values[-1].clamp(*_DOUBT))
-    near = (logits - doubt).clamp(*_EVIDENCE)[None]
-    for kernel in ((3, 1, 1), (1, 3, 1), (1, 1, 3)):  # one axis after the other: a third of the time
-        near = F.max_pool3d(near, kernel, 1, [n // 2 for n in kernel])
-    evidence = F.pad(near[0], (1,) * 6, value=_OUTSIDE).numpy()
+    near = F.pad((logits - doubt).clamp(*_EVIDENCE), (1,) * 6, value=_EVIDENCE[0])
+    for axis in range(3):  # one after the other, and not by max_pool3d: a tenth of the time
+        near = near.unfold(axis, 3, 1).amax(-1)
+    evidence = F.pad(near, (1,) * 6, value=_OUTSIDE).numpy()
     rng, left, found = np.random.default_rng(0), np.ones(len(index), bool), []
     while len(found) < count and left.sum() >= 3:
         line = _best_line(evidence, index[left].astype(float), rng=rng)

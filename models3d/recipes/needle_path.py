@@ -28,7 +28,7 @@ _FINEST_MM = 0.2
 _MOST = 176  # fine samples along the longest side
 _PERCENTILES = (0.02, 0.9995)
 _SOME = 60_000  # voxels that percentiles are read off
-_BEND_DEVIATION = 6e-4  # of the parabola's coefficient, per fine sample: a bend of about 250 mm
+BEND_DEVIATION = 6e-4  # of the parabola's coefficient, per fine sample: a bend of about 250 mm
 _BEND_MOST = 2.5e-3
 
 
@@ -91,7 +91,7 @@ def fit_path(points: np.ndarray, weights: np.ndarray | None = None, *, bends: bo
         across = away @ np.stack([first, second], 1)
         normal = (weights[:, None] * columns).T @ columns
         # A sample of noise per effective point against the prior of the bend.
-        normal[2, 2] += total / max(len(points), 1) / _BEND_DEVIATION**2
+        normal[2, 2] += total / max(len(points), 1) / BEND_DEVIATION**2
         offset, slope, curve = np.linalg.solve(normal, (weights[:, None] * columns).T @ across)
         sides = np.stack([first, second])
         middle = middle + offset @ sides
@@ -150,6 +150,12 @@ def tube_points(path: Path, s: np.ndarray, *, frame: np.ndarray, wide: int = WID
     across = np.arange(wide) - (wide - 1) / 2
     offset = across[:, None, None] * frame[0] + across[None, :, None] * frame[1]
     return path.points(s)[:, None, None] + offset
+
+
+def tube_lengths(path: Path) -> np.ndarray:
+    """Return the lengths along the chord at which the tube is sampled: ``TUBE`` of them."""
+    step = max(1.0, (path.end - path.start + 24) / TUBE)
+    return (path.start + path.end) / 2 + (np.arange(TUBE) - (TUBE - 1) / 2) * step
 
 
 def sampled(values: Tensor, points: np.ndarray, *, scale: np.ndarray) -> Tensor:

@@ -17,18 +17,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models3d.recipes.needle_path import TUBE, Path, fit_path, sampled, tube_frame, tube_points
+from models3d.recipes.needle_path import TUBE, Path, fit_path, levelled, sampled, tube_frame, tube_points
+from usvol.training.recipe import Sample
 from usvol.training.volume_augmentation import vary_picture
+
+NOWHERE = 255  # label of voxels outside the sector
+LEAST_POINTS = 6  # voxels of a needle, for a path through them
 
 UNKNOWN = -1.0  # of a truth: does not count
 _POINTS = 600  # voxels that a path is fitted to
-_LEAST_POINTS = 6
 _END = 0.25  # a fitted path ends so many samples beyond the shaft: voxels are counted whole
 _BEYOND = 3.0  # samples beyond an end in which the view must go on for it to be a tip
 _WITHIN = 8.0  # samples from the tube's axis to a shaft that counts as in it; beyond, up to
 _NEARLY = 10.0  # this, it is left open
 _ALONG, _ACROSS = 0.36, 0.7  # slope of a shaft that runs along the tube, and of one that crosses it
 _ENOUGH = 12  # slices of it that make a tube one along a needle
+_ROLLED = 0.25  # share of tubes turned about their axis
 _UPWARD = 0.1  # how often a tube is read against the depth axis
 _AT_NEEDLE, _BESIDE, _ANYWHERE = 0.45, 0.1, 0.15  # shares of tubes; the others follow what stands out
 _THIN = 0.7  # how often lines are judged by how they stand out, in place of how bright they are
@@ -71,6 +75,15 @@ class Volume:
     lines: tuple[Path, ...] = ()
 
 
+def opened(sample: Sample) -> Volume:
+    """Return a prepared volume as tubes are drawn from it."""
+    labels = sample["labels"]
+    inside = labels != NOWHERE
+    marked = ((labels > 0) & inside).nonzero(as_tuple=True)
+    parts = torch.stack([levelled(sample["grey"], inside), inside.float()])
+    return Volume(parts, torch.stack(marked, 1).numpy(), labels[marked].numpy(), sample["step"].numpy())
+
+
 def drawn_tube(volume: Volume, *, picture: float, proposed: float = 0.0) -> dict[str, Tensor]:
     """Draw a tube, and what is true of it; a share ``proposed`` of them along the volume's ``lines``.
 
@@ -79,30 +92,46 @@ def drawn_tube(volume: Volume, *, picture: float, proposed: float = 0.0) -> dict
         and aside, where ``shaft`` is 1; ``tip``: slice, or NaN for none; and as numbers, -1 where open:
         ``tip_known``, ``needle``, ``log_radius`` (NaN where unknown).
     """
-    scale = volume.step / (float(volume.step.min()) * math.exp(float(_uniform(-0.25, 0.3))))
+    scale = volume.step / drawn_unit(volume)
     shafts = found_shafts(volume, scale)
     if volume.lines and float(torch.rand(())) < proposed:
         path = volume.lines[int(torch.randint(len(volume.lines), ()))].scaled(float(scale.min()))
     else:
         path = _drawn_path(volume, shafts, scale)
-    path = _jittered(path)
+    path = jittered(path, far=float(torch.rand(())) < 0.5)
     step = 1.0 if float(torch.rand(())) < 0.7 else float(_uniform(1.0, 1.5))
     s = (np.arange(TUBE) - (TUBE - 1) / 2) * step + float(_uniform(-40, 40))
     s += (path.start + path.end) / 2
     # Down along y, as needles go from a probe on top; not always, for the volume may be turned.
     if (float(torch.rand(())) < _UPWARD) == (path.ahead[1] >= 0):
         s = s[::-1].copy()
-    roll = float(_uniform(0, 2 * math.pi)) if float(torch.rand(())) < 0.25 else 0.0
+    frame = drawn_frame(path, rolled=_ROLLED)
+    tube = read_tube(volume, tube_points(path, s, frame=frame), scale=scale, picture=picture)
+    return {"tube": tube, **tube_truth(shafts, path, s=s, frame=frame)}
+
+
+def drawn_unit(volume: Volume) -> float:
+    """Draw how long a fine sample is, about the finest spacing of the volume."""
+    return float(volume.step.min()) * math.exp(float(_uniform(-0.25, 0.3)))
+
+
+def drawn_frame(path: Path, *, rolled: float) -> np.ndarray:
+    """Draw a tube's directions across: mirrored or not, and in a share ``rolled`` turned about the axis."""
+    roll = float(_uniform(0, 2 * math.pi)) if float(torch.rand(())) < rolled else 0.0
     frame = tube_frame(path, roll=roll)
     if float(torch.rand(())) < 0.5:
         frame[1] *= -1
-    level, inside = sampled(volume.parts, tube_points(path, s, frame=frame), scale=scale)
+    return frame
+
+
+def read_tube(volume: Volume, points: np.ndarray, *, scale: np.ndarray, picture: float) -> Tensor:
+    """Sample level and inside at points ``s v u 3``, grey levels varied so often: ``2 s v u``."""
+    level, inside = sampled(volume.parts, points, scale=scale)
     mask = inside > 0.5
     grey = level * mask
     if picture > 0:
         grey = vary_picture(grey, mask, strength=picture)
-    truth = tube_truth(shafts, path, s=s, frame=frame)
-    return {"tube": torch.stack([grey, mask.float()]), **truth}
+    return torch.stack([grey, mask.float()])
 
 
 def found_shafts(volume: Volume, scale: np.ndarray) -> list[Shaft]:
@@ -111,7 +140,7 @@ def found_shafts(volume: Volume, scale: np.ndarray) -> list[Shaft]:
     for owner in np.unique(volume.owner):
         points = volume.marked[volume.owner == owner]
         count = len(points)
-        if count < _LEAST_POINTS:
+        if count < LEAST_POINTS:
             continue
         few = points if count <= _POINTS else points[np.linspace(0, count - 1, _POINTS).astype(int)]
         path = fit_path(few * scale)
@@ -173,9 +202,8 @@ def bright_path(level: Tensor, scale: np.ndarray) -> Path:
     return Path.between(one, other, least=_SHORTEST / 2)
 
 
-def _jittered(path: Path) -> Path:
+def jittered(path: Path, *, far: bool) -> Path:
     """Displace a path as a fit does: by up to a sample and a degree, or by several."""
-    far = float(torch.rand(())) < 0.5
     move, turn = (3.0, 0.06) if far else (0.7, 0.012)
     about = float(_uniform(path.start, path.end))
     pivot = path.points(np.array([about]))[0]

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models3d.recipes.needle_path import TUBE, Path, fit_path
+from models3d.recipes.needle_path import Path, fit_path
 
 _SHARE = 0.3  # chance of a shaft from which a slice helps to place the axis
-_SELECTED = 2.1  # log odds by which the surest line of several seems surer than it is; chosen on validation
+_SELECTED = 2.3  # log odds by which the surest line of several seems surer than it is; chosen on validation
 _GAP, _SURE = -2.0, 4.0  # least and most log odds of a shaft that a slice says
 _DOWNWARD = 4.0  # log odds by which pointing straight down outweighs pointing up; chosen on validation
 _WAY = 0.02  # of a slice's log odds of a shaft count for the way to the tip; chosen on validation
@@ -43,11 +43,6 @@ class Reading:
         return float(1 / (1 + np.exp(_SELECTED - float(self.whole[0]))))
 
     @property
-    def radius(self) -> float:
-        """Radius of the shaft in fine samples."""
-        return float(np.exp(self.whole[2]))
-
-    @property
     def shaft(self) -> np.ndarray:
         """Chance of a shaft in each slice, 0 outside the view."""
         return self.inside / (1 + np.exp(-self.slices[0]))
@@ -70,12 +65,6 @@ class Trace:
     tip_seen: bool
 
 
-def tube_lengths(path: Path) -> np.ndarray:
-    """Return the lengths along the chord at which the tube is sampled: ``TUBE`` of them."""
-    step = max(1.0, (path.end - path.start + 24) / TUBE)
-    return (path.start + path.end) / 2 + (np.arange(TUBE) - (TUBE - 1) / 2) * step
-
-
 def refined(reading: Reading, path: Path) -> Path:
     """Fit the path again to where the second look saw the shaft in the slices of its tube."""
     chance = reading.shaft
@@ -87,7 +76,7 @@ def refined(reading: Reading, path: Path) -> Path:
     return fitted if fitted.ahead @ path.ahead > 0 else fitted.reversed()
 
 
-def trace(reading: Reading, path: Path) -> Trace | None:
+def trace(reading: Reading, path: Path, *, axis: Path, radius: float) -> Trace | None:
     """Decide where along its axis the needle is: None without evidence.
 
     A needle runs from an edge of the view to its tip. Which edge, and where the tip is, are told together:
@@ -95,13 +84,14 @@ def trace(reading: Reading, path: Path) -> Trace | None:
 
     Args:
         reading: of a tube about ``path``.
-        path: what the tube ran along; the needle's own axis is ``refined`` from it.
+        path: what the tube ran along.
+        axis: the needle's own, about as long.
+        radius: of the needle, in fine samples.
     """
     held = np.flatnonzero(reading.inside)
     if not (reading.slices[0, held] > 0).any():
         return None
     odds = np.clip(reading.slices[0], _GAP, _SURE)
-    axis = refined(reading, path)
     place = axis.locate(path.points(reading.lengths))[0]
     first, last = float(place[held[0]]), float(place[held[-1]])
     tip, backward = _tip_slice(reading, _WAY * odds * reading.inside, upward=_DOWNWARD * float(path.ahead[1]))
@@ -109,13 +99,13 @@ def trace(reading: Reading, path: Path) -> Trace | None:
         kept = dataclasses.replace(axis, start=first, end=last)
         if kept.points(np.array([kept.end]))[0][1] < kept.points(np.array([kept.start]))[0][1]:
             kept = kept.reversed()  # it comes from the probe's side
-        return Trace(kept, reading.radius, reading.confidence, tip_seen=False)
+        return Trace(kept, radius, reading.confidence, tip_seen=False)
     end = float(np.interp(tip, np.arange(len(place)), place))
     if backward:
         kept = dataclasses.replace(axis, start=end, end=max(last, end + 1.0)).reversed()
     else:
         kept = dataclasses.replace(axis, start=min(first, end - 1.0), end=end)
-    return Trace(kept, reading.radius, reading.confidence, tip_seen=True)
+    return Trace(kept, radius, reading.confidence, tip_seen=True)
 
 
 def _tip_slice(reading: Reading, way: np.ndarray, *, upward: float) -> tuple[float | None, bool]:

@@ -1,8 +1,9 @@
 """Find a needle in a 3D volume or 3D+t clip: entry, tip, axis, shaft, and how fast it moves.
 
 A light 3D network looks over the view, lines are drawn through what it marks, and a second one looks along
-each of them at full resolution: which is a needle, where its axis runs, and where it ends. Trained on
-simulated volumes only (``models3d/phantoms/needle.py``). Not a medical device.
+each of them at full resolution: which is a needle, and where it ends. A third reads from means along the
+needle where exactly its axis runs, and how thick it is. Trained on simulated volumes only
+(``models3d/phantoms/needle.py``). Not a medical device.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from models3d.nets.needle_fcn import SLICE_ANSWERS, TUBE_ANSWERS
+from models3d.nets.section_reader import SIZE_ANSWERS
 from models3d.recipes.needle import SELECTION, TRAINING
 from models3d.recipes.needle_lines import proposed_lines
 from models3d.recipes.needle_path import (
@@ -26,16 +28,17 @@ from models3d.recipes.needle_path import (
     levelled,
     sampled,
     tube_frame,
+    tube_lengths,
     tube_points,
     unit_of,
 )
+from models3d.recipes.needle_sections import FACTS, OUTER_MM, SECTIONS, facts, fitted, moved, sections
 from models3d.tasks._needle_motion import smoothed_tips
 from models3d.tasks._needle_tracing import (
     Reading,
     Trace,
     refined,
     trace,
-    tube_lengths,
     tube_mask,
 )
 from usvol import measurement
@@ -46,10 +49,12 @@ from usvol.training.members import Member, WeightsName, restore
 
 __all__ = ["TRAINING", "Config", "build"]
 
-OUTER_MM = {17: 1.473, 22: 0.718}
-"""Outer diameter by gauge (ISO 9626)."""
+Seen = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+"""What the looks make of frames: see ``Needle.infer``."""
 
-_LINES = 2  # that the second look judges
+_LINES = 4  # that the second look judges, at most
+_AT_ONCE = 2
+_ENOUGH = 3.0  # log odds of a needle with which no further line is judged
 _LEAST_RADIUS = 0.75  # of the mask, in voxels: a thinner one has holes
 
 
@@ -64,14 +69,14 @@ class Config(BaseModel):
         0.5, ge=0, le=1, description="confidence under which nothing is reported; set on simulated volumes"
     )
     gauge: Literal[17, 22] | None = Field(
-        None, description="of the needle, which sets the mask's thickness; unset: as seen"
+        None, description="of the needle, which sets the mask's thickness; unset: the likelier of the two"
     )
     smooth: bool = Field(True, description="smooth the tip over the frames of a clip (Kalman)")
     precision: Precision = "f32"
 
 
 def build(config: Config, device: str) -> Needle:
-    """Load both networks and make them ready on ``device``.
+    """Load the networks and make them ready on ``device``.
 
     Raises:
         WeightsError: no such weights, or a wrong checksum. ConfigError: no such member.
@@ -79,17 +84,15 @@ def build(config: Config, device: str) -> Needle:
     restored = restore(TRAINING, "models3d", name=config.weights, member=config.member or 0)
     network = restored.network
     compiled = [
-        compile_network(
-            part, torch.rand(1, 2, *shape), device=device, precision=config.precision, dynamic_dims=dynamic
-        )
-        for part, shape, dynamic in (
-            (network.coarse, (COARSE,) * 3, ()),
-            (network.fine, (TUBE, WIDE, WIDE), (0,)),
+        compile_network(part, example, device=device, precision=config.precision, dynamic_dims=dynamic)
+        for part, example, dynamic in (
+            (network.coarse, torch.rand(1, 2, COARSE, COARSE, COARSE), ()),
+            (network.fine, torch.rand(1, 2, TUBE, WIDE, WIDE), (0,)),
+            (network.sections, (torch.rand(1, 2, SECTIONS, WIDE, WIDE), torch.rand(1, FACTS)), ()),
         )
     ]
     return Needle(
-        coarse=compiled[0],
-        fine=compiled[1],
+        *compiled,
         config=config,
         members=restored.members,
         train_patients=restored.train_patients,
@@ -107,6 +110,7 @@ class Needle:
 
     coarse: Network
     fine: Network
+    sections: Network
     config: Config
     members: int = 1
     train_patients: frozenset[str] = frozenset()
@@ -115,25 +119,23 @@ class Needle:
     selection: Selection = SELECTION
 
     def preprocess(self, scan: Scan) -> Scan:
-        """Leave the volume as it is: both looks sample it themselves."""
+        """Leave the volume as it is: the looks sample it themselves."""
         return scan
 
-    def infer(self, scan: Scan) -> tuple[Tensor, Tensor, Tensor]:
-        """Look over every frame, then along the best lines in it.
+    def infer(self, scan: Scan) -> Seen:
+        """Look over every frame, then along the best lines in it, then at means along the surest.
 
         Returns:
-            ``frame 11``: middle, direction, bend, start and end of the axis in fine coordinates, NaN where no
-            line was found; ``frame SLICE_ANSWERS s`` and ``frame TUBE_ANSWERS``: what is read in the tube.
+            ``frame 11``: middle, direction, bend, start and end of the surest line in fine coordinates, NaN
+            where there is none; ``frame SLICE_ANSWERS s`` and ``frame TUBE_ANSWERS``: what is read in the
+            tube around it; ``frame 3 2`` and ``frame SIZE_ANSWERS``: where in that the axis runs
+            (``fitted``), and how thick the needle is.
         """
-        paths, slices, whole = [], [], []
-        for number in range(scan.data.shape[0]):
-            path, reading = self._seen(scan, number)
-            paths.append(torch.full((11,), torch.nan, dtype=torch.float64) if path is None else _packed(path))
-            slices.append(torch.zeros(SLICE_ANSWERS, TUBE) if reading is None else reading[0])
-            whole.append(torch.zeros(TUBE_ANSWERS) if reading is None else reading[1])
-        return torch.stack(paths), torch.stack(slices), torch.stack(whole)
+        seen = [self._seen(scan, number) for number in range(scan.data.shape[0])]
+        paths, slices, whole, curves, sizes = (torch.stack(part) for part in zip(*seen, strict=True))
+        return paths, slices, whole, curves, sizes
 
-    def postprocess(self, raw: tuple[Tensor, Tensor, Tensor], scan: Scan) -> tuple[Finding, ...]:
+    def postprocess(self, raw: Seen, scan: Scan) -> tuple[Finding, ...]:
         """Return the shaft's voxels and, where there is a needle, its line per frame and its plane."""
         traces = self._traces(raw, scan)
         masks = [
@@ -174,7 +176,7 @@ class Needle:
             numbers.append(_speed(lines, scan))
         return tuple(numbers)
 
-    def flags(self, raw: tuple[Tensor, Tensor, Tensor], scan: Scan) -> tuple[Flag, ...]:
+    def flags(self, raw: Seen, scan: Scan) -> tuple[Flag, ...]:
         """Report a needle that leaves the view, so that its tip is not in it."""
         traces = [t for t in self._traces(raw, scan) if t is not None]
         if not traces:
@@ -186,45 +188,68 @@ class Needle:
             return (Flag("tip_outside_view", message, Severity.WARNING),)
         return ()
 
-    def _seen(self, scan: Scan, number: int) -> tuple[Path | None, tuple[Tensor, Tensor] | None]:
-        """Return the axis found in one frame, and what is read along it."""
+    def _seen(self, scan: Scan, number: int) -> Seen:
+        """Return what ``infer`` returns, of one frame."""
         assert scan.sector is not None
         mask = scan.sector.mask.reshape(scan.grid.shape)
         level = levelled(scan.data[number, 0], mask)
         scale = _scale(scan)
         paths = proposed_lines(self.coarse, level, step=np.asarray(scan.grid.step), scale=scale, count=_LINES)
         if not paths:
-            return None, None
+            return _nothing()
         both = torch.stack([level, mask.float()])
-        slices, whole = self.fine(_tubes(both, paths, scale))
-        best = int(whole[:, 0].argmax())
-        read = slices[best].cpu().float(), whole[best].cpu().float()
-        inside = _held(both[1:], paths[best], scale)
-        path = refined(_reading(paths[best], *read, inside=inside), paths[best]).downward()
-        slices, whole = self.fine(_tubes(both, [path], scale))
-        return path, (slices[0].cpu().float(), whole[0].cpu().float())
+        path = self._surest(both, paths, scale).downward()
+        tube = _tubes(both, [path], scale)
+        slices, whole = (answer.cpu().float() for answer in self.fine(tube))
+        lengths = tube_lengths(path)
+        step = float(lengths[1] - lengths[0])
+        sample_mm = unit_of(scan.grid) if scan.grid.is_calibrated else None
+        known = facts(path, step=step, largest=float(scale.max()), sample_mm=sample_mm)
+        answers, sizes = self.sections(sections(tube, slices[:, 0].sigmoid()), known[None])
+        curve = fitted(answers.cpu(), torch.tensor([step]))
+        return _packed(path), slices[0], whole[0], curve[0], sizes[0].cpu().float()
 
-    def _traces(self, raw: tuple[Tensor, Tensor, Tensor], scan: Scan) -> list[Trace | None]:
+    def _surest(self, both: Tensor, paths: list[Path], scale: np.ndarray) -> Path:
+        """Return the axis that is read in the tube around the surest line, of as many as it takes."""
+        best: tuple[float, Path, Tensor, Tensor] | None = None
+        for first in range(0, len(paths), _AT_ONCE):
+            some = paths[first : first + _AT_ONCE]
+            for path, slices, whole in zip(some, *self.fine(_tubes(both, some, scale)), strict=True):
+                if best is None or float(whole[0]) > best[0]:
+                    best = float(whole[0]), path, slices.cpu().float(), whole.cpu().float()
+            if best is not None and best[0] > _ENOUGH:
+                break
+        assert best is not None
+        _, path, slices, whole = best
+        return refined(_reading(path, slices, whole, inside=_held(both[1:], path, scale)), path)
+
+    def _traces(self, raw: Seen, scan: Scan) -> list[Trace | None]:
         assert scan.sector is not None
         mask = scan.sector.mask.reshape(1, *scan.grid.shape).float()
         scale = _scale(scan)
         traces: list[Trace | None] = []
-        for packed, slices, whole in zip(raw[0].numpy(), *raw[1:], strict=True):
+        for packed, slices, whole, curve, sizes in zip(raw[0].numpy(), *raw[1:], strict=True):
             traces.append(None)
             if np.isnan(packed[0]):
                 continue
             path = _unpacked(packed)
-            found = trace(_reading(path, slices, whole, inside=_held(mask, path, scale)), path)
+            reading = _reading(path, slices, whole, inside=_held(mask, path, scale))
+            axis = moved(path, curve.double().numpy(), lengths=reading.lengths, frame=reading.frame)
+            found = trace(reading, path, axis=axis, radius=self._radius(sizes, scan))
             if found is not None and found.confidence >= self.config.threshold:
                 traces[-1] = found
         return traces
 
+    def _radius(self, sizes: Tensor, scan: Scan) -> float:
+        """Return the radius in fine samples: of the gauge where the scan has millimetres, else as seen."""
+        if not scan.grid.is_calibrated:
+            return float(sizes[0].exp())
+        gauge = self.config.gauge or (17 if float(sizes[1]) > 0 else 22)
+        return OUTER_MM[gauge] / 2 / unit_of(scan.grid)
+
     def _mask(self, found: Trace, scan: Scan) -> Tensor:
-        unit, radius = unit_of(scan.grid), found.radius
-        if self.config.gauge is not None and scan.grid.is_calibrated:
-            radius = OUTER_MM[self.config.gauge] / 2 / unit
         scale = _scale(scan)
-        radius = max(radius, _LEAST_RADIUS * float(scale.max()))
+        radius = max(found.radius, _LEAST_RADIUS * float(scale.max()))
         mask = tube_mask(found.path, radius=radius, shape=scan.grid.shape, scale=scale)
         assert scan.sector is not None
         return mask * scan.sector.mask.reshape(scan.grid.shape)
@@ -247,6 +272,13 @@ def _held(mask: Tensor, path: Path, scale: np.ndarray) -> np.ndarray:
 def _reading(path: Path, slices: Tensor, whole: Tensor, *, inside: np.ndarray) -> Reading:
     answers = slices.double().numpy(), whole.double().numpy()
     return Reading(*answers, lengths=tube_lengths(path), frame=tube_frame(path), inside=inside)
+
+
+def _nothing() -> Seen:
+    """What ``Needle.infer`` returns of a frame without a line."""
+    path = torch.full((11,), torch.nan, dtype=torch.float64)
+    read = torch.zeros(SLICE_ANSWERS, TUBE), torch.zeros(TUBE_ANSWERS)
+    return path, *read, torch.zeros(3, 2), torch.zeros(SIZE_ANSWERS)
 
 
 def _packed(path: Path) -> Tensor:

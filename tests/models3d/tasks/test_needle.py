@@ -10,7 +10,7 @@ import usvol
 from models3d.recipes.needle_lines import candidates
 from models3d.recipes.needle_path import Path, fit_path
 from models3d.tasks._needle_motion import smoothed_tips
-from models3d.tasks._needle_tracing import _SELECTED, Reading, trace, tube_mask
+from models3d.tasks._needle_tracing import _SELECTED, Reading, Trace, trace, tube_mask
 from models3d.tasks.needle import Config, Needle
 from usvol.result import Labels, Line, Plane, Result
 from usvol.runtime import Network
@@ -44,9 +44,21 @@ def bright_is_shaft(tubes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.stack([torch.where(shaft, 6.0, -6.0), down, aside, tip], 1), whole
 
 
+def bright_is_axis(sections: torch.Tensor, facts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Stand in for the look at means along the line."""
+    del facts
+    bright = (sections[:, 0] / sections[:, 1].clamp_min(0.3) > 0.4).float()
+    area = bright.sum((2, 3))
+    across = torch.arange(bright.shape[-1]) - (bright.shape[-1] - 1) / 2
+    offset = [(bright.sum(axis) * across).sum(2) / area.clamp_min(1) for axis in (3, 2)]
+    radius = 0.5 * (area.max(1).values / torch.pi).clamp_min(0.1).log()
+    return torch.stack([*offset, area], 1), torch.stack([radius, torch.full_like(radius, 3.0)], 1)
+
+
 def task(**settings) -> Needle:
-    looks = [Network(part, "test", "cpu", "f32", 0.0) for part in (bright_is_needle, bright_is_shaft)]
-    return Needle(looks[0], looks[1], Config(**settings))
+    stands = (bright_is_needle, bright_is_shaft, bright_is_axis)
+    coarse, fine, sections = (Network(part, "test", "cpu", "f32", 0.0) for part in stands)
+    return Needle(coarse, fine, sections, Config(**settings))
 
 
 def scan(length: int = 40, frames: int = 1, *, axis: int = 2) -> Scan:
@@ -153,6 +165,12 @@ def test_distinct_lines_are_found_among_scattered_false_positives_the_surest_fir
     assert candidates(nothing, scale=np.ones(3), grid_shape=(8, 8, 8), count=3) == []
 
 
+def traced(reading: Reading, path: Path) -> Trace | None:
+    """Trace a needle whose axis lies one sample deeper than its tube's, and half a sample to a side."""
+    axis = dataclasses.replace(path, middle=path.middle + np.array([1.0, -0.5]) @ reading.frame)
+    return trace(reading, path, axis=axis, radius=2.0)
+
+
 def read(shaft: np.ndarray, *, tip: float | None, inside: np.ndarray | None = None) -> Reading:
     count = len(shaft)
     tips = np.full(count, -9.0) if tip is None else -0.5 * (np.arange(count) - tip) ** 2
@@ -166,12 +184,12 @@ def test_the_tip_is_between_slices_the_way_in_on_the_side_of_the_shaft_and_gaps_
     path = Path(np.zeros(3), np.array([0.0, 0, 1]), np.zeros(3), -20, 20)
     shaft = np.arange(80) < 50
     shaft[20:26] = False
-    found = trace(read(shaft, tip=49.3), path)
+    found = traced(read(shaft, tip=49.3), path)
     assert found is not None and found.tip_seen and found.radius == pytest.approx(2)
     np.testing.assert_allclose(found.path.points(np.array([found.path.end]))[0], (1.0, -0.5, 9.3), atol=0.1)
     np.testing.assert_allclose(found.path.points(np.array([found.path.start]))[0][2], -40, atol=0.1)
     assert found.confidence == pytest.approx(1 / (1 + np.exp(-3.0)))
-    turned = trace(read(~shaft, tip=49.3), path)
+    turned = traced(read(~shaft, tip=49.3), path)
     assert turned is not None
     assert turned.path.ahead[2] == pytest.approx(-1)
     np.testing.assert_allclose(turned.path.points(np.array([turned.path.end]))[0][2], 9.3, atol=0.1)
@@ -183,7 +201,7 @@ def test_of_two_ends_as_likely_the_deeper_one_is_the_tip():
     shaft = (np.arange(80) >= 20) & (np.arange(80) < 60)
     both = read(shaft, tip=60.0, inside=inside)
     both.slices[3] = np.maximum(both.slices[3], 0.5 - 0.5 * (np.arange(80) - 20) ** 2)
-    found = trace(both, down)
+    found = traced(both, down)
     assert found is not None and found.path.ahead[1] > 0.99
     assert found.path.points(np.array([found.path.end]))[0][1] == pytest.approx(20, abs=0.3)
 
@@ -193,7 +211,7 @@ def test_of_two_ends_as_likely_the_tip_is_the_one_to_which_the_shaft_runs_all_th
     for shaft, ahead in ((np.arange(80) < 60, 1.0), (np.arange(80) >= 20, -1.0)):
         both = read(shaft, tip=60.0)
         both.slices[3] = np.maximum(both.slices[3], -0.5 * (np.arange(80) - 20) ** 2)
-        found = trace(both, path)
+        found = traced(both, path)
         assert found is not None and found.path.ahead[2] == pytest.approx(ahead)
         assert found.path.points(np.array([found.path.end]))[0][2] == pytest.approx(20 * ahead, abs=0.3)
 
@@ -201,11 +219,11 @@ def test_of_two_ends_as_likely_the_tip_is_the_one_to_which_the_shaft_runs_all_th
 def test_a_shaft_without_a_tip_runs_from_edge_to_edge_and_no_shaft_is_none():
     path = Path(np.zeros(3), np.array([0.0, 0, 1]), np.zeros(3), -20, 20)
     inside = (np.arange(80) >= 10) & (np.arange(80) < 70)
-    through = trace(read(np.ones(80, bool), tip=None, inside=inside), path)
+    through = traced(read(np.ones(80, bool), tip=None, inside=inside), path)
     assert through is not None and not through.tip_seen
     assert through.path.end - through.path.start == pytest.approx(59, abs=0.5)
-    assert trace(read(np.zeros(80, bool), tip=None), path) is None
-    assert trace(read(np.ones(80, bool), tip=None, inside=np.zeros(80, bool)), path) is None
+    assert traced(read(np.zeros(80, bool), tip=None), path) is None
+    assert traced(read(np.ones(80, bool), tip=None, inside=np.zeros(80, bool)), path) is None
 
 
 def test_the_mask_of_a_path_is_a_tube():
