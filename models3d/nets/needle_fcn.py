@@ -17,7 +17,8 @@ from torch.nn import functional as F
 SLICE_ANSWERS = 4
 """Per slice: logit of a shaft; its offset from the axis, down and aside, in samples; logit of the tip."""
 TUBE_ANSWERS = 3
-"""Per tube: logit of a needle along it; logit of no tip in it; logarithm of the radius in samples."""
+"""Per tube: logit of a needle along it; logit of no tip in it; logarithm of the radius in samples,
+which only helps to learn: a run takes that of the third look."""
 _DILATIONS = (1, 2, 4, 8, 16, 32)
 
 

@@ -27,6 +27,9 @@ def _convolution(inputs: int, maps: int) -> nn.Sequential:
 class SectionReader(nn.Module):
     """Read sections ``b 2 k v u`` (sums of weighted levels, and of weights) and facts ``b f`` of tubes.
 
+    Untrained it leaves the axis where the tube's is: weights of which only the first two looks have learned
+    are of use.
+
     Args:
         facts: numbers known of a tube.
         across: samples across it, v and u: even.
@@ -56,6 +59,9 @@ class SectionReader(nn.Module):
         self.shift = nn.Linear(64, 2)
         self.weight = nn.Linear(2 * maps + 1, 1)
         self.size = nn.Linear(64, SIZE_ANSWERS)
+        for last in (self.place[-1], self.shift):
+            for values in last.parameters():
+                nn.init.zeros_(values)
 
     def forward(self, sections: Tensor, facts: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``b SECTION_ANSWERS k`` and ``b SIZE_ANSWERS``."""
@@ -74,10 +80,7 @@ class SectionReader(nn.Module):
         offset = torch.stack([chances.sum(2) @ across, chances.sum(1) @ across], 1)
         offset = offset.reshape(-1, count, 2) + self.shift(summary)[:, None]
         share = weights.mean((2, 3)) / self.slices
-        seen = torch.cat([mixed.mean((2, 3)).reshape(-1, count, mixed.shape[1]), _log(share)[..., None]], 2)
+        log_share = share.clamp_min(1e-3).log()
+        seen = torch.cat([mixed.mean((2, 3)).reshape(-1, count, mixed.shape[1]), log_share[..., None]], 2)
         weight = F.softplus(self.weight(seen)[..., 0]) * share * self.slices
         return torch.cat([offset.transpose(1, 2), weight[:, None]], 1), self.size(summary)
-
-
-def _log(share: Tensor) -> Tensor:
-    return share.clamp_min(1e-3).log()

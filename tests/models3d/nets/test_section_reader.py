@@ -9,7 +9,17 @@ from models3d.nets.section_reader import SECTION_ANSWERS, SIZE_ANSWERS, SectionR
 @pytest.fixture(scope="module")
 def reader() -> SectionReader:
     torch.manual_seed(0)
-    return SectionReader(3, across=8, slices=4, maps=4).eval()
+    reader = SectionReader(3, across=8, slices=4, maps=4).eval()
+    for values in reader.parameters():
+        torch.nn.init.normal_(values, std=0.3)
+    return reader
+
+
+def test_untrained_it_leaves_the_axis_where_it_is():
+    offsets, _ = SectionReader(3, across=8, slices=4, maps=4).eval()(
+        torch.rand(2, 2, 5, 8, 8), torch.zeros(2, 3)
+    )
+    assert float(offsets[:, :2].abs().max()) < 1e-5
 
 
 def test_an_answer_per_section_and_one_of_size(reader):
@@ -31,4 +41,6 @@ def test_a_section_without_a_shaft_counts_for_little_and_nothing_is_divided_by_i
 def test_half_the_weight_everywhere_changes_no_mean(reader):
     level, facts = torch.rand(1, 1, 5, 8, 8), torch.zeros(1, 3)
     whole, half = (torch.cat([level * w, torch.full_like(level, w)], 1) for w in (4.0, 2.0))
-    torch.testing.assert_close(reader(whole, facts)[0][:, :2], reader(half, facts)[0][:, :2])
+    answer = reader(whole, facts)[0][:, :2]
+    assert float(answer.std()) > 0.01
+    torch.testing.assert_close(answer, reader(half, facts)[0][:, :2])

@@ -14,6 +14,7 @@ from models3d.recipes.needle import (
     TRAINING,
     Settings,
     Volumes,
+    examples,
     loss,
     new_network,
     opened,
@@ -203,12 +204,16 @@ def test_the_hardest_negatives_weigh_most():
     )
 
 
-@pytest.mark.parametrize("architecture", ["fcn", "triplanar"])
-def test_a_few_steps_reduce_the_loss(architecture):
+@pytest.mark.parametrize(
+    "learning", [{}, {"architecture": "triplanar"}, {"look": "third", "tubes": 4, "picture": 0.0}], ids=str
+)
+def test_a_few_steps_reduce_the_loss(learning, tmp_path):
     torch.manual_seed(0)
-    settings = SMALL.model_copy(update={"architecture": architecture})
+    earlier = tmp_path / "earlier.safetensors"
+    save_file({k: v.contiguous() for k, v in new_network(SMALL).state_dict().items()}, earlier)
+    settings = SMALL.model_copy(update={"init": str(earlier), **learning})
     network = new_network(settings).train()
-    items = [Volumes([sample()], settings)[0] for _ in range(2)]
+    items = [examples([sample()], settings)[0] for _ in range(2)]
     batch = {key: torch.stack([item[key] for item in items]) for key in items[0]}
     steps = torch.optim.Adam(network.parameters(), 0.01)
     values = []

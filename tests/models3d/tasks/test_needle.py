@@ -147,6 +147,25 @@ def test_the_gauge_sets_the_thickness_of_the_mask():
         for gauge in (22, 17)
     ]
     assert sizes[0] < sizes[1]
+    seen = next(f for f in usvol.run(task(), scan()).findings if isinstance(f, Labels))
+    assert int(seen.data.sum()) == sizes[1], "unset: the likelier, which is the thicker here"
+
+
+@pytest.mark.parametrize(("odds", "surest", "reads"), [([4, 0, 9, 9], 0, 1), ([0, 1, 2, -1], 2, 2)])
+def test_lines_are_read_two_at_a_time_until_one_is_sure(odds, surest, reads):
+    calls: list[list[float]] = []
+    left = iter(odds)
+
+    def fine(tubes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        calls.append([float(next(left)) for _ in tubes])
+        whole = torch.zeros(len(tubes), 3)
+        whole[:, 0] = torch.tensor(calls[-1])
+        return torch.full((len(tubes), 4, 128), -9.0), whole
+
+    reader = dataclasses.replace(task(), fine=Network(fine, "test", "cpu", "f32", 0.0))
+    lines = [Path.between(np.array([5.0, 5, x]), np.array([50.0, 50, x])) for x in (10.0, 20, 30, 40)]
+    path = reader._surest(torch.ones(2, 60, 60, 60), lines, np.ones(3))
+    assert path is lines[surest] and len(calls) == reads
 
 
 def test_distinct_lines_are_found_among_scattered_false_positives_the_surest_first():
