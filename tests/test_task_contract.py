@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 import usvol
-from usvol import registry
-from usvol.errors import KindError
+from usvol import registry, weights
+from usvol.errors import KindError, WeightsError
 from usvol.result import (
     Box,
     Curve,
@@ -231,6 +231,15 @@ def test_task_refuses_every_kind_it_does_not_accept(name, build):
     for kind in set(Kind) - build(name).accepts:
         with pytest.raises(KindError):
             usvol.run(build(name), speckle(kind))
+
+
+@pytest.mark.parametrize("facts", [{}, {"task": "other", "members": "1", "settings": "{}"}])
+@pytest.mark.parametrize("name", usvol.tasks())
+def test_weights_of_another_task_are_refused(name, facts, tmp_path):
+    path = tmp_path / "other.safetensors"
+    weights.save(path, {"member_0.layer.weight": torch.zeros(3)}, metadata=facts)
+    with pytest.raises(WeightsError, match="train"):
+        usvol.build_task(name, device="cpu", overrides={"weights": str(path)})
 
 
 @pytest.mark.parametrize("name", NAMES)

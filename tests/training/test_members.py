@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
-from usvol.training.members import join_members, member_state
+from usvol.errors import ConfigError
+from usvol.training.members import join_members, member_state, start_from
 
 
 def states(count):
@@ -46,3 +48,10 @@ def test_a_single_member_is_its_own():
 
 def test_another_member_lends_nothing_but_what_is_shared():
     assert set(member_state(join_members(states(2)), 5)) == {"encoder.weight", "batches"}
+
+
+def test_nothing_starts_from_half_a_file(tmp_path):
+    path = tmp_path / "cut.safetensors"
+    path.write_bytes(b"\x40\0\0\0\0\0\0\0{")
+    with pytest.raises(ConfigError, match=r"cut\.safetensors is no whole safetensors file"):
+        start_from(path, torch.nn.Linear(2, 2))

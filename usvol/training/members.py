@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from usvol import weights
-from usvol.errors import ConfigError
+from usvol.errors import ConfigError, WeightsError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from usvol.training.recipe import Recipe
+    from usvol.weights import Weights
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +73,10 @@ def start_from(path: Path, *networks: nn.Module) -> None:
     if not path.is_file():
         raise ConfigError(f"init: there is no file {path}.")
     own = networks[0].state_dict()
-    stored = load_file(path)
+    try:
+        stored = load_file(path)
+    except SafetensorError as error:
+        raise ConfigError(f"init: {path} is no whole safetensors file ({error}).") from error
     stored |= member_state(stored, 0)
     taken = {k: v.float() for k, v in stored.items() if k in own and own[k].shape == v.shape}
     if not taken:
@@ -105,21 +111,41 @@ def restore(recipe: Recipe, package: str, *, name: str, member: int = 0) -> Rest
     """Load one member of the weights ``name`` (shipped by ``package``, or a file of one's own).
 
     Raises:
-        WeightsError: no such weights, or a wrong checksum. ConfigError: no such member.
+        WeightsError: no such weights, a wrong checksum, or of another task. ConfigError: no such member.
     """
     stored = weights.find(package, name)
-    count = int(stored.metadata["members"])
-    if member >= count:
-        raise ConfigError(f"member: these weights have members 0 to {count - 1}, not {member}.")
-    settings = recipe.Settings.model_validate_json(stored.metadata["settings"])
-    state = member_state(stored.state, member)
-    network = recipe.network(settings)
-    network.load_state_dict({key: state[key] for key in network.state_dict()})
-    return Restored(
-        network=network.eval(),
-        settings=settings,
-        state=state,
-        members=count,
-        train_patients=frozenset(json.loads(stored.metadata["train_patients"])[member]),
-        provenance={"weights": stored.name, "weights_sha256": stored.sha256},
-    )
+    with expected_of(stored):
+        count = int(stored.metadata["members"])
+        if member >= count:
+            raise ConfigError(f"member: these weights have members 0 to {count - 1}, not {member}.")
+        settings = recipe.Settings.model_validate_json(stored.metadata["settings"])
+        state = member_state(stored.state, member)
+        network = recipe.network(settings)
+        network.load_state_dict({key: state[key] for key in network.state_dict()})
+        return Restored(
+            network=network.eval(),
+            settings=settings,
+            state=state,
+            members=count,
+            train_patients=frozenset(json.loads(stored.metadata["train_patients"])[member]),
+            provenance={"weights": stored.name, "weights_sha256": stored.sha256},
+        )
+
+
+@contextmanager
+def expected_of(stored: Weights) -> Iterator[None]:
+    """Turn what fails when other weights than a task's own are put into it into one error that says so.
+
+    Raises:
+        WeightsError: a fact, a setting or a tensor that the task needs is missing or does not fit.
+    """
+    try:
+        yield
+    except (LookupError, ValueError, RuntimeError) as error:
+        said = stored.metadata.get("task")
+        whose = f"of the task {said!r}, perhaps of another version" if said else "without what 'train' notes"
+        raise WeightsError(
+            f"{stored.name}: these weights are {whose}, and do not fit here. Give the file that "
+            "'usvol train' wrote for this task; one of an earlier version can be trained on from: "
+            "'usvol train TASK --set init=FILE'."
+        ) from error

@@ -23,7 +23,7 @@ from usvol.inference import temporal_windows
 from usvol.result import Curve, Finding, Flag, Measurement, Scores
 from usvol.runtime import Network, Precision, compile_network
 from usvol.scan import Kind, Scan, Selection
-from usvol.training.members import WeightsName, member_state
+from usvol.training.members import WeightsName, expected_of, member_state
 from video.nets.frame_lstm import Readers
 from video.recipes.covid_severity import (
     A_LINES,
@@ -61,18 +61,20 @@ def build(config: Config, device: str) -> CovidSeverity:
     """Load the ensemble and make it ready on ``device``.
 
     Raises:
-        WeightsError: no such weights, or a wrong checksum. ConfigError: no such member.
+        WeightsError: no such weights, a wrong checksum, or of another task. ConfigError: no such member.
     """
     stored = weights.find("video", config.weights)
-    count = int(stored.metadata["members"])
-    if config.member is not None and config.member >= count:
-        raise ConfigError(f"member: these weights have members 0 to {count - 1}, not {config.member}.")
-    chosen = tuple(range(count)) if config.member is None else (config.member,)
-    settings = Settings.model_validate_json(stored.metadata["settings"])
-    patients = json.loads(stored.metadata["train_patients"])
-    calibration = json.loads(stored.metadata["calibration"])
+    with expected_of(stored):
+        count = int(stored.metadata["members"])
+        if config.member is not None and config.member >= count:
+            raise ConfigError(f"member: these weights have members 0 to {count - 1}, not {config.member}.")
+        chosen = tuple(range(count)) if config.member is None else (config.member,)
+        settings = Settings.model_validate_json(stored.metadata["settings"])
+        patients = json.loads(stored.metadata["train_patients"])
+        calibration = json.loads(stored.metadata["calibration"])
+        panel = Panel([_readers(member_state(stored.state, index), settings) for index in chosen])
     network = compile_network(
-        Panel([_readers(member_state(stored.state, index), settings) for index in chosen]),
+        panel,
         torch.rand(2, 3, 1, *settings.input_size) * 255,
         device=device,
         precision=config.precision,
