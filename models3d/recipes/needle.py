@@ -71,6 +71,9 @@ class Settings(FitSettings):
     look: Literal["first_two", "third"] = Field(
         "first_two", description="which learn: the first and the second, or the third from those of `init`"
     )
+    kept: int = Field(
+        0, ge=0, description="tubes of a volume that the third draws once and learns from; 0: anew each time"
+    )
 
     @model_validator(mode="after")
     def _from_something(self) -> Settings:
@@ -80,6 +83,8 @@ class Settings(FitSettings):
             )
         if self.look == "third" and self.init is None:
             raise ValueError("look: the weights whose second network reads tubes are to be named as init")
+        if 0 < self.kept < self.tubes:
+            raise ValueError(f"kept: {self.tubes} tubes are taken of those kept, so keep as many at least")
         return self
 
 
@@ -145,7 +150,8 @@ def examples(samples: Sequence[Sample], settings: Settings) -> Dataset[Batch]:
     """Return what the looks that learn learn from."""
     if settings.look == "first_two":
         return Volumes(samples, settings)
-    return Shafts(samples, _earlier(settings).fine, tubes=settings.tubes, picture=settings.picture)
+    second = _earlier(settings).fine
+    return Shafts(samples, second, tubes=settings.tubes, kept=settings.kept, picture=settings.picture)
 
 
 def _earlier(settings: Settings) -> Looks:

@@ -49,6 +49,8 @@ _BEND_HELD = 0.2
 _ROLLED = 0.1  # share of tubes turned about their axis: the depth axis is not always known
 _UNCALIBRATED = 0.1
 _SHIFT = 6.0  # samples along it by which the middle of a tube misses that of its needle, at most
+_UNSEEN = 0.08  # of sections are taken out
+_GAIN = 0.15  # deviation of the logarithm by which levels are varied
 
 
 def sections(tubes: Tensor, shaft: Tensor) -> Tensor:
@@ -114,26 +116,51 @@ class Shafts(Dataset[Batch]):
     Args:
         samples: prepared volumes; those without a needle are left out.
         second: the second look, which says in which slices there is a shaft.
-        tubes: per example; ``picture``: how often their grey levels are varied.
+        tubes: per example; ``kept``: drawn of a volume once, to take those from (0: they are drawn anew).
+        picture: how often their grey levels are varied.
     """
 
-    def __init__(self, samples: Sequence[Sample], second: nn.Module, *, tubes: int, picture: float) -> None:
+    def __init__(
+        self, samples: Sequence[Sample], second: nn.Module, *, tubes: int, kept: int, picture: float
+    ) -> None:
         self.samples = [s for s in samples if _holds_needle(s)]
         self.second = second
         self.tubes = tubes
+        self.kept = kept
         self.picture = picture
+        self.drawn: dict[int, Batch] = {}
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    @torch.no_grad()
     def __getitem__(self, index: int) -> Batch:
+        if not self.kept:
+            return varied(self._draw(index, self.tubes))
+        if index not in self.drawn:
+            drawn = self._draw(index, self.kept)
+            self.drawn[index] = {**drawn, "sections": drawn["sections"].half()}
+        some = torch.randperm(self.kept)[: self.tubes]
+        return varied({key: values[some].float() for key, values in self.drawn[index].items()})
+
+    @torch.no_grad()
+    def _draw(self, index: int, count: int) -> Batch:
         volume = opened(self.samples[index])
-        drawn = [drawn_along(volume, picture=self.picture) for _ in range(self.tubes)]
+        drawn = [drawn_along(volume, picture=self.picture) for _ in range(count)]
         together = {key: torch.stack([tube[key] for tube in drawn]) for key in drawn[0]}
         tubes = together.pop("tube")
         slices, _ = self.second(tubes)
         return {"sections": sections(tubes, slices[:, 0].sigmoid()), **together}
+
+
+def varied(drawn: Batch) -> Batch:
+    """Mirror tubes (sections ``n 2 k v u``, offset ``n 2 s``) aside, vary their levels, take sections out."""
+    read, offset = drawn["sections"].clone(), drawn["offset"].clone()
+    mirrored = torch.rand(len(read)) < 0.5
+    read[mirrored] = read[mirrored].flip(-1)
+    offset[mirrored, 1] *= -1
+    read *= (torch.rand(len(read), 1, read.shape[2], 1, 1) >= _UNSEEN).float()
+    read[:, 0] *= (_GAIN * torch.randn(len(read), 1, 1, 1)).exp()
+    return {**drawn, "sections": read, "offset": offset}
 
 
 def drawn_along(volume: Volume, *, picture: float) -> Batch:

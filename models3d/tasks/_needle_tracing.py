@@ -97,9 +97,7 @@ def trace(reading: Reading, path: Path, *, axis: Path, radius: float) -> Trace |
     tip, backward = _tip_slice(reading, _WAY * odds * reading.inside, upward=_DOWNWARD * float(path.ahead[1]))
     if tip is None:  # in at one side, out at the other
         kept = dataclasses.replace(axis, start=first, end=last)
-        if kept.points(np.array([kept.end]))[0][1] < kept.points(np.array([kept.start]))[0][1]:
-            kept = kept.reversed()  # it comes from the probe's side
-        return Trace(kept, radius, reading.confidence, tip_seen=False)
+        return Trace(kept.reversed() if backward else kept, radius, reading.confidence, tip_seen=False)
     end = float(np.interp(tip, np.arange(len(place)), place))
     if backward:
         kept = dataclasses.replace(axis, start=end, end=max(last, end + 1.0)).reversed()
@@ -111,8 +109,9 @@ def trace(reading: Reading, path: Path, *, axis: Path, radius: float) -> Trace |
 def _tip_slice(reading: Reading, way: np.ndarray, *, upward: float) -> tuple[float | None, bool]:
     """Return the place of the tip among the slices, between them, and whether the needle runs backward.
 
-    None if no tip is likelier than any. ``way`` is what each slice says for a shaft, and ``upward`` what
-    speaks against running backward, which is up: needles point away from the probe rather than to it.
+    No place if none is likelier than any; the way is that of the likelier end even then. ``way`` is what each
+    slice says for a shaft, and ``upward`` what speaks against running backward, which is up: needles point
+    away from the probe rather than to it.
     """
     tips = np.where(reading.inside, reading.slices[3], -np.inf)
     ahead, back = tips + np.cumsum(way), tips + np.cumsum(way[::-1])[::-1] - upward

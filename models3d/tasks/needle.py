@@ -55,6 +55,7 @@ Seen = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 _LINES = 4  # that the second look judges, at most
 _AT_ONCE = 2
 _ENOUGH = 3.0  # log odds of a needle with which no further line is judged
+_READINGS = 3  # of the axis, each about where the one before has it
 _LEAST_RADIUS = 0.75  # of the mask, in voxels: a thinner one has holes
 
 
@@ -128,12 +129,11 @@ class Needle:
         Returns:
             ``frame 11``: middle, direction, bend, start and end of the surest line in fine coordinates, NaN
             where there is none; ``frame SLICE_ANSWERS s`` and ``frame TUBE_ANSWERS``: what is read in the
-            tube around it; ``frame 3 2`` and ``frame SIZE_ANSWERS``: where in that the axis runs
-            (``fitted``), and how thick the needle is.
+            tube around it; ``frame 11`` and ``frame SIZE_ANSWERS``: the needle's axis, and how thick it is.
         """
         seen = [self._seen(scan, number) for number in range(scan.data.shape[0])]
-        paths, slices, whole, curves, sizes = (torch.stack(part) for part in zip(*seen, strict=True))
-        return paths, slices, whole, curves, sizes
+        paths, slices, whole, axes, sizes = (torch.stack(part) for part in zip(*seen, strict=True))
+        return paths, slices, whole, axes, sizes
 
     def postprocess(self, raw: Seen, scan: Scan) -> tuple[Finding, ...]:
         """Return the shaft's voxels and, where there is a needle, its line per frame and its plane."""
@@ -201,13 +201,31 @@ class Needle:
         path = self._surest(both, paths, scale).downward()
         tube = _tubes(both, [path], scale)
         slices, whole = (answer.cpu().float() for answer in self.fine(tube))
-        lengths = tube_lengths(path)
-        step = float(lengths[1] - lengths[0])
+        axis, sizes = self._axis(both, path, tube=tube, shaft=slices[0, 0].sigmoid().numpy(), scan=scan)
+        return _packed(path), slices[0], whole[0], _packed(axis), sizes
+
+    def _axis(
+        self, both: Tensor, path: Path, *, tube: Tensor, shaft: np.ndarray, scan: Scan
+    ) -> tuple[Path, Tensor]:
+        """Return the axis that the third look reads along a path, from its tube, and the size of it.
+
+        It places the axis too near to the middle of the tube, so it reads again about where it has placed it.
+        """
+        scale, lengths = _scale(scan), tube_lengths(path)
         sample_mm = unit_of(scan.grid) if scan.grid.is_calibrated else None
-        known = facts(path, step=step, largest=float(scale.max()), sample_mm=sample_mm)
-        answers, sizes = self.sections(sections(tube, slices[:, 0].sigmoid()), known[None])
-        curve = fitted(answers.cpu(), torch.tensor([step]))
-        return _packed(path), slices[0], whole[0], curve[0], sizes[0].cpu().float()
+        axis, sizes = path, torch.zeros(1, SIZE_ANSWERS)
+        for number in range(_READINGS):
+            at = tube_lengths(axis)
+            # Which slices show a shaft is known from the second look.
+            chance = np.interp(path.locate(axis.points(at))[0], lengths, shaft)
+            read = tube if number == 0 else _tubes(both, [axis], scale)
+            step = float(at[1] - at[0])
+            known = facts(axis, step=step, largest=float(scale.max()), sample_mm=sample_mm)
+            weighted = sections(read, torch.from_numpy(chance).float()[None])
+            answers, sizes = self.sections(weighted, known[None])
+            curve = fitted(answers.cpu(), torch.tensor([step]))[0].double().numpy()
+            axis = moved(axis, curve, lengths=at, frame=tube_frame(axis))
+        return axis, sizes[0].cpu().float()
 
     def _surest(self, both: Tensor, paths: list[Path], scale: np.ndarray) -> Path:
         """Return the axis that is read in the tube around the surest line, of as many as it takes."""
@@ -228,14 +246,13 @@ class Needle:
         mask = scan.sector.mask.reshape(1, *scan.grid.shape).float()
         scale = _scale(scan)
         traces: list[Trace | None] = []
-        for packed, slices, whole, curve, sizes in zip(raw[0].numpy(), *raw[1:], strict=True):
+        for packed, slices, whole, axis, sizes in zip(raw[0].numpy(), *raw[1:], strict=True):
             traces.append(None)
             if np.isnan(packed[0]):
                 continue
             path = _unpacked(packed)
             reading = _reading(path, slices, whole, inside=_held(mask, path, scale))
-            axis = moved(path, curve.double().numpy(), lengths=reading.lengths, frame=reading.frame)
-            found = trace(reading, path, axis=axis, radius=self._radius(sizes, scan))
+            found = trace(reading, path, axis=_unpacked(axis.numpy()), radius=self._radius(sizes, scan))
             if found is not None and found.confidence >= self.config.threshold:
                 traces[-1] = found
         return traces
@@ -278,7 +295,7 @@ def _nothing() -> Seen:
     """What ``Needle.infer`` returns of a frame without a line."""
     path = torch.full((11,), torch.nan, dtype=torch.float64)
     read = torch.zeros(SLICE_ANSWERS, TUBE), torch.zeros(TUBE_ANSWERS)
-    return path, *read, torch.zeros(3, 2), torch.zeros(SIZE_ANSWERS)
+    return path, *read, path, torch.zeros(SIZE_ANSWERS)
 
 
 def _packed(path: Path) -> Tensor:

@@ -196,6 +196,7 @@ def fit_network(
         shuffle=True,
         drop_last=len(seen) > settings.batch_size,
         num_workers=settings.workers,
+        persistent_workers=settings.workers > 0,  # what they keep of an epoch serves the next
     )
     fit = Fit(recipe, settings, steps=len(loader) * settings.epochs)
     if settings.init:

@@ -20,6 +20,7 @@ from models3d.recipes.needle_sections import (
     moved,
     section_loss,
     sections,
+    varied,
 )
 from models3d.recipes.needle_tubes import opened
 
@@ -128,3 +129,31 @@ def test_the_third_look_learns_alone_from_what_the_second_of_earlier_weights_see
     assert drawn[0]["sections"].shape == (2, 2, SECTIONS, 20, 20)
     with pytest.raises(ValidationError, match="init"):
         Settings(look="third")
+    with pytest.raises(ValidationError, match="kept"):
+        Settings(look="third", init="earlier.safetensors", tubes=8, kept=4)
+
+
+def test_kept_tubes_are_drawn_once_and_taken_by_turns():
+    drawn = Shafts([sample()], new_network(SMALL).eval().fine, tubes=2, kept=4, picture=0.0)
+    torch.manual_seed(0)
+    taken = [drawn[0] for _ in range(12)]
+    assert all(batch["sections"].shape == (2, 2, SECTIONS, 20, 20) for batch in taken)
+    assert all(batch["sections"].dtype == torch.float32 for batch in taken)
+    # The offset of a tube, mirrored or not, tells which it is.
+    assert len({round(float(o[0, 60]), 4) for batch in taken for o in batch["offset"]}) == 4
+
+
+def test_a_tube_is_mirrored_with_its_axis():
+    read = torch.zeros(200, 2, SECTIONS, 20, 20)
+    read[:, 1] = 2.0
+    read[:, 0, :, 5, 14] = 1.0
+    truth = {"sections": read, "offset": torch.tensor([-4.5, 4.5])[:, None].expand(200, 2, TUBE).clone()}
+    torch.manual_seed(0)
+    made = varied(truth)
+    spot = made["sections"][:, 0].amax(1).flatten(1).argmax(1)
+    assert set(spot.tolist()) == {5 * 20 + 14, 5 * 20 + 5}
+    torch.testing.assert_close(made["offset"][:, 1, 0], (spot % 20) - 9.5)
+    assert float(made["offset"][:, 0].unique()) == -4.5, "not upside down: what rings is below a needle"
+    out = made["sections"][:, 1, :, 0, 0] == 0
+    assert 0.04 < float(out.float().mean()) < 0.12
+    assert float(read[:, 0].sum()) == 200 * SECTIONS, "what is kept stays as it was drawn"

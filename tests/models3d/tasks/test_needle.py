@@ -11,7 +11,7 @@ from models3d.recipes.needle_lines import candidates
 from models3d.recipes.needle_path import Path, fit_path
 from models3d.tasks._needle_motion import smoothed_tips
 from models3d.tasks._needle_tracing import _SELECTED, Reading, Trace, trace, tube_mask
-from models3d.tasks.needle import Config, Needle
+from models3d.tasks.needle import Config, Needle, _tubes
 from usvol.result import Labels, Line, Plane, Result
 from usvol.runtime import Network
 from usvol.scan import Frame, Grid, Scan
@@ -151,6 +151,20 @@ def test_the_gauge_sets_the_thickness_of_the_mask():
     assert int(seen.data.sum()) == sizes[1], "unset: the likelier, which is the thicker here"
 
 
+def test_the_axis_is_read_again_about_where_it_was_placed():
+    def half(sections: torch.Tensor, facts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        answers, sizes = bright_is_axis(sections, facts)
+        return answers * torch.tensor([0.5, 0.5, 1.0])[:, None], sizes
+
+    reader = dataclasses.replace(task(), sections=Network(half, "test", "cpu", "f32", 0.0))
+    level = (scan().data[0, 0] > 200).float()
+    both = torch.stack([level, torch.ones(60, 60, 60)])
+    aside = Path.between(np.array([31.5, 27.5, 0]), np.array([31.5, 27.5, 40]))
+    tube = _tubes(both, [aside], np.ones(3))
+    axis, _ = reader._axis(both, aside, tube=tube, shaft=np.ones(128), scan=scan())
+    np.testing.assert_allclose(axis.points(np.array([0.0]))[0][:2], 29.5, atol=0.3)
+
+
 @pytest.mark.parametrize(("odds", "surest", "reads"), [([4, 0, 9, 9], 0, 1), ([0, 1, 2, -1], 2, 2)])
 def test_lines_are_read_two_at_a_time_until_one_is_sure(odds, surest, reads):
     calls: list[list[float]] = []
@@ -241,6 +255,12 @@ def test_a_shaft_without_a_tip_runs_from_edge_to_edge_and_no_shaft_is_none():
     through = traced(read(np.ones(80, bool), tip=None, inside=inside), path)
     assert through is not None and not through.tip_seen
     assert through.path.end - through.path.start == pytest.approx(59, abs=0.5)
+    assert through.path.ahead[2] == pytest.approx(1)
+    somewhat = read(np.ones(80, bool), tip=None, inside=inside)
+    somewhat.slices[3, 12] = -5.0
+    up = traced(somewhat, path)
+    assert up is not None and not up.tip_seen
+    assert up.path.ahead[2] == pytest.approx(-1), "the end that looks more like a tip is given as the tip"
     assert traced(read(np.zeros(80, bool), tip=None), path) is None
     assert traced(read(np.ones(80, bool), tip=None, inside=np.zeros(80, bool)), path) is None
 
