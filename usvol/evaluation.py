@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 from usvol import pipeline, registry
 from usvol.errors import ConfigError, DatasetError, UsvolError
 from usvol.metrics import Estimate, UndefinedMetricError
+from usvol.supervision import shown
 from usvol.task import Task
 from usvol.training.cases import Case, Split, load_case, of_split, patient_folds, require_disjoint
 from usvol.training.loop import recipe_of
@@ -206,7 +205,7 @@ class _Answers:
 
 def _answer(answers: _Answers, task: Task, *, recipe: Recipe, cases: Sequence[Case], fold: int) -> None:
     answers.weights_sha256 = task.provenance.get("weights_sha256")
-    for case in track(cases, description=f"fold {fold}", transient=True, console=Console(stderr=True)):
+    for case in shown(cases, f"fold {fold}"):
         try:
             result = pipeline.run(task, load_case(case, selection=task.selection))
         except UsvolError as error:
@@ -224,12 +223,7 @@ def _on_phantoms(task: Task, recipe: Recipe, *, dataset: str, count: int) -> _An
         known = ", ".join(f"{_SIMULATED}{name}" for name in _FIRST_SEED)
         raise ConfigError(f"No simulated data set {dataset!r} for this task. Known: {known}.")
     answers = _Answers(weights_sha256=task.provenance.get("weights_sha256"))
-    for seed in track(
-        range(_FIRST_SEED[split], _FIRST_SEED[split] + count),
-        description=dataset,
-        transient=True,
-        console=Console(stderr=True),
-    ):
+    for seed in shown(range(_FIRST_SEED[split], _FIRST_SEED[split] + count), dataset):
         scan, labels, truth = simulate_case(recipe, seed, settings={})
         reference = truth if labels is None else {**truth, "labels": labels}
         case = Case(str(seed), str(seed), Path(str(seed)), reference, dataset="simulated")

@@ -7,7 +7,7 @@ carries it, so that no stage passes it on and runs in other threads go untouched
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -106,3 +106,11 @@ def track(steps: Sequence[T]) -> Iterator[T]:
         watch.report(1.0)
     finally:
         watch.tracking = False
+
+
+def shown(steps: Sequence[T], what: str) -> Iterable[T]:
+    """Return the steps of a training or evaluation; a bar on the terminal (stderr) shows how far they are."""
+    from rich.console import Console
+    from rich.progress import track as bar
+
+    return bar(steps, description=what, transient=True, console=Console(stderr=True))

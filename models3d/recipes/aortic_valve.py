@@ -50,6 +50,7 @@ from usvol import quality
 from usvol.resampling import resize, sample_on
 from usvol.result import Labels
 from usvol.scan import Grid, Scan, Selection
+from usvol.supervision import shown
 from usvol.training.recipe import Batch, FitSettings, Recipe, Sample
 from usvol.training.volume_augmentation import vary_picture
 
@@ -439,7 +440,8 @@ def describe(
         return {}
     model = shape.fit(torch.stack(meshes), modes=min(settings.modes, len(meshes) - 1))
     found = dict(shape.tensors(model))
-    groups = [[_features(network, s) for s in group] for group in (seen[:: max(1, len(seen) // 150)], held)]
+    few = seen[:: max(1, len(seen) // 150)]
+    groups = [[_features(network, s) for s in shown(group, "looking at features")] for group in (few, held)]
     if min(len(group) for group in groups) >= 2:
         found |= quality.to_tensors(quality.fit(*(torch.stack(group) for group in groups)))
     return found

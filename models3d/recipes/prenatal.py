@@ -27,6 +27,7 @@ from usvol.metrics import Estimate, column_ci
 from usvol.resampling import sample_on
 from usvol.result import Labels, Result
 from usvol.scan import Scan, Selection
+from usvol.supervision import shown
 from usvol.training.cases import Case
 from usvol.training.recipe import Batch, FitSettings, Recipe, Row, Sample
 from usvol.training.volume_augmentation import LabelledVolume, cut_view, vary_picture, vary_pose
@@ -253,7 +254,9 @@ def describe(
         return {}
     few = seen[:: max(1, len(seen) // 200)]
     rows = [
-        torch.cat([_features(network, sample, settings=settings) for sample in group])
+        torch.cat(
+            [_features(network, sample, settings=settings) for sample in shown(group, "looking at features")]
+        )
         for group in (few, held)
     ]
     return quality.to_tensors(quality.fit(rows[0], rows[1], false_alarm_rate=_FALSE_ALARMS))

@@ -14,8 +14,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import track
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -24,6 +22,7 @@ from usvol.canonical import canonicalise
 from usvol.errors import UsvolError
 from usvol.result import Labels
 from usvol.scan import Scan
+from usvol.supervision import shown
 from usvol.training.cases import Case, load_case
 from usvol.training.recipe import Recipe, Sample
 
@@ -42,7 +41,7 @@ def prepare_cases(recipe: Recipe, cases: Sequence[Case], *, cache: Path) -> list
     references are never cached. A file that cannot be read is left out with a warning that names it.
     """
     samples: list[Sample] = []
-    for case in track(cases, description="preparing", transient=True, console=Console(stderr=True)):
+    for case in shown(cases, "preparing"):
         status = case.path.stat()
         stamp = f"{case.path.resolve()}|{status.st_size}|{status.st_mtime_ns}"
 
@@ -70,7 +69,7 @@ def prepare_phantoms(recipe: Recipe, *, count: int, cache: Path, workers: int = 
     if workers and "fork" in multiprocessing.get_all_start_methods():
         _simulate_ahead(recipe, count=count, cache=cache, workers=workers)
     samples: list[Sample] = []
-    for seed in track(range(count), description="simulating", transient=True, console=Console(stderr=True)):
+    for seed in shown(range(count), "simulating"):
         tensors, truth = _simulated(recipe, seed, cache=cache)
         name = f"simulated_{seed}"
         samples.append(_sample(tensors, Case(name, name, Path(), truth, dataset="simulated")))

@@ -17,6 +17,7 @@ from usvol import quality
 from usvol.resampling import resize, sample_on
 from usvol.result import Labels
 from usvol.scan import Scan, Selection
+from usvol.supervision import shown
 from usvol.training.augmentation import blank_patch, vary_gain
 from usvol.training.cases import Case
 from usvol.training.recipe import Sample
@@ -164,7 +165,7 @@ def gate_tensors(
     if len(seen) < 2 or not held:
         return {}
     rows = [
-        torch.stack([gate_features(features_of(_gate_clip(sample))) for sample in group])
+        torch.stack([gate_features(features_of(_gate_clip(s))) for s in shown(group, "looking at features")])
         for group in (seen[:: max(1, len(seen) // _GATE_CASES)], held)
     ]
     return quality.to_tensors(quality.fit(rows[0], rows[1]))
