@@ -333,7 +333,8 @@ def reslice_options(plane: Plane, scan: Scan, *, frame: int = 0) -> dict[str, An
     # On the grid as shown, so that the corners come in the order of the surface's.
     places = cut.grid.to_index(cross_section(plane, oriented_grid(scan.grid), border=_BORDER))[:, 1:]
     rows, columns = ((places + 0.5) / cut.grid.shape[1:]).T
-    return {"texture": texture, "texcoords": np.stack([columns, rows], 1)}
+    # Napari counts the rows of a texture from its lower edge.
+    return {"texture": texture, "texcoords": np.stack([columns, 1 - rows], 1)}
 
 
 def mark_size(placement: Placement) -> float:

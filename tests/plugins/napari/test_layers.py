@@ -117,12 +117,38 @@ def test_a_plane_carries_the_tissue_it_cuts():
     assert kind == "surface"
     cut = reslice(scan, plane)
     assert options["texture"].shape == (*cut.grid.shape[1:], 3)
-    rows, columns = (
-        options["texcoords"].T[::-1] * np.array([[cut.grid.shape[1]], [cut.grid.shape[2]]])
-    ) - 0.5
+    columns, up = options["texcoords"].T
+    rows = (1 - up) * cut.grid.shape[1] - 0.5  # napari counts them from the lower edge
+    columns = columns * cut.grid.shape[2] - 0.5
     index = np.column_stack([np.zeros(len(rows)), rows, columns])
     np.testing.assert_allclose(cut.grid.to_world(index), surface[0], atol=1e-6)
     assert len(finding_layers(plane, placement_of(scan))) == 1, "without the scan: the outline alone"
+
+
+def test_the_tissue_on_a_plane_is_drawn_where_it_lies(screen, request, qtbot):
+    grid = Grid((8, 40, 60), (1.0, 1.0, 1.0))
+    data = torch.zeros(1, 1, *grid.shape, dtype=torch.uint8)
+    data[..., 4:10, 40:50] = 255  # near the upper right corner
+    plane = Plane("cut", (4.0, 20.0, 30.0), (1.0, 0.0, 0.0), (0.0, -1.0, 0.0))
+    scan = Scan(data, grid)
+    surface, _ = finding_layers(plane, placement_of(scan), scan=scan)
+    viewer = request.getfixturevalue("make_napari_viewer")(show=True)
+    viewer.dims.ndisplay = 3
+    viewer.add_layer(made(surface))
+    mark = viewer.add_points(
+        [[4.0, 6.5, 44.5]], size=4, face_color="red", border_width=0, visible=False, units="mm",
+        blending="translucent_no_depth",
+    )  # fmt: skip
+    viewer.reset_view()
+    qtbot.wait(300)  # until the window is laid out
+    tissue = viewer.screenshot(flash=False)[..., :3].min(-1) > 128
+    mark.visible = True
+    red, others = np.split(viewer.screenshot(flash=False)[..., :3].astype(int), [1], axis=-1)
+    marked = (red[..., 0] - others.max(-1)) > 128
+    assert marked.any()
+    middles = [np.argwhere(drawn).mean(0) for drawn in (tissue, marked)]
+    width = np.ptp(np.argwhere(tissue)[:, 1])  # of 10 samples
+    np.testing.assert_allclose(*middles, atol=width / 10)
 
 
 def test_masks_of_some_frames_lie_on_those_frames_of_the_file():
