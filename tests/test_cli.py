@@ -163,6 +163,30 @@ def test_a_failure_is_exit_3_and_named_on_stderr(usvol, tmp_path):
     assert "Traceback" not in outcome.stderr
 
 
+@pytest.mark.parametrize("name", ["patient[left].mp4", "sub[/late].mp4", os.fsdecode(b"\xe9cho.mp4")])
+def test_no_name_of_a_file_stops_a_run(usvol, tmp_path, name):
+    torn = Path("in", name)
+    torn.parent.mkdir(parents=True)
+    torn.write_bytes(b"\0" * 64)
+    whole = clip(Path("in", f"{name}.gif"))
+    place = str(torn).replace("\udce9", "\ufffd")
+    outcome = usvol("run", "bright", "in", "-o", "out")
+    assert outcome.returncode == ExitCode.SOME_FAILED, outcome.stderr
+    assert f"failed {place}: {Path(place).name}: " in outcome.stderr
+    assert "1 done, 0 skipped, 1 failed" in outcome.stdout
+    for written in ("measurements.csv", "report.html"):
+        assert f"{place}.gif" in (tmp_path / "out" / written).read_text(encoding="utf-8")
+    told = usvol("run", "bright", whole, "-o", "out2", "--json")
+    assert told.returncode == ExitCode.DONE, told.stderr
+    dry = usvol("run", "bright", "in", "-o", "out3", "--dry-run", "--json")
+    assert {item["path"] for item in json.loads(dry.stdout)["items"]} == {place, f"{place}.gif"}
+    assert f"{place}.gif" in usvol("info", "in").stdout
+    assert {fact["path"] for fact in json.loads(usvol("info", "in", "--json").stdout)} == {
+        place,
+        f"{place}.gif",
+    }
+
+
 def test_nothing_usable_is_exit_4(usvol, tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "bad.mp4").write_bytes(b"\0" * 64)

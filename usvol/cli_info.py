@@ -50,6 +50,7 @@ def tasks(
 ) -> None:
     """List the tasks that can be run."""
     from rich.table import Table
+    from rich.text import Text
 
     from usvol import registry
 
@@ -63,17 +64,19 @@ def tasks(
         return
     table = Table("task", "takes", "what it does", box=None, header_style="bold", pad_edge=False)
     for entry in entries:
-        table.add_row(entry.name, ", ".join(sorted(entry.accepts)) or "see its page", entry.summary)
+        table.add_row(entry.name, ", ".join(sorted(entry.accepts)) or "see its page", Text(entry.summary))
     console().print(table if entries else "no task is installed")
 
 
 def _facts(path: Path) -> dict[str, Any]:
     from usvol import loading
+    from usvol.batch.outcome import printable
 
     try:
         return describe_header(path, loading.probe(path))
     except UsvolError as error:
-        return {"path": str(path), "error": {"type": type(error).__name__, "message": str(error)}}
+        message = printable(str(error))
+        return {"path": printable(path), "error": {"type": type(error).__name__, "message": message}}
 
 
 def _is_stray(path: Path, fact: dict[str, Any]) -> bool:
@@ -105,11 +108,13 @@ def _listed(kinds: Counter[str]) -> str:
 
 def describe_header(path: Path, header: Header) -> dict[str, Any]:
     """Return the facts of a header as JSON-able values."""
+    from usvol.batch.outcome import printable
+
     z, y, x = header.grid.shape
     source, times = header.source, header.times_s
     span = times[-1] - times[0] if times is not None and len(times) > 1 else None
     return {
-        "path": str(path),
+        "path": printable(path),
         "format": source.format,
         "kind": str(header.kind),
         "shape": {"t": header.frames, "c": header.channels, "z": z, "y": y, "x": x},

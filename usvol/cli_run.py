@@ -116,6 +116,7 @@ def _progress(
 ) -> Iterator[tuple[Callable[[int], None], Callable[[Outcome], None]]]:
     """Show a bar with the rate on a terminal, and failures as they come."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.text import Text
 
     from usvol.batch.outcome import Status
 
@@ -138,8 +139,8 @@ def _progress(
             speed = bar.tasks[0].speed
             bar.update(row, advance=1, rate=f"{speed:.2f}/s" if speed else "")
             if outcome.status is Status.FAILED and not quiet:
-                screen.print(f"[red]failed[/red] {outcome.path}: ", end="", soft_wrap=True)
-                screen.print(outcome.message, markup=False, soft_wrap=True)
+                said = Text.assemble(("failed", "red"), f" {outcome.path}: {outcome.message}")
+                screen.print(said, soft_wrap=True)
 
         yield on_start, on_outcome
 
@@ -148,7 +149,7 @@ def _print_summary(summary: Summary, *, as_json: bool) -> None:
     if as_json:
         print_json(summary.to_json())
         return
-    from usvol.batch.outcome import Status
+    from usvol.batch.outcome import Status, printable
 
     counts = {status: summary.counts[status] for status in Status}
     parts = [f"{counts[status]} {status}" for status in (Status.DONE, Status.SKIPPED, Status.FAILED)]
@@ -161,7 +162,7 @@ def _print_summary(summary: Summary, *, as_json: bool) -> None:
         typer.echo(f"{summary.computed} in {summary.seconds:.1f} s: {summary.rate:.2f} per second")
     if summary.state == "interrupted":
         typer.echo("interrupted: the same command with --resume goes on")
-    typer.echo(f"report: {summary.report}")
+    typer.echo(f"report: {printable(summary.report)}")
 
 
 def _leave(summary: Summary) -> None:
@@ -181,21 +182,22 @@ def _leave(summary: Summary) -> None:
 def _dry_run(task: str, inputs: list[str], *, out: Path, as_json: bool) -> None:
     from usvol import loading, registry
     from usvol.batch.discovery import discover
+    from usvol.batch.outcome import printable
 
     entry = registry.find(registry.Group.TASKS, task)
     found = discover(inputs, exclude=out)
     rows: list[dict[str, Any]] = []
     for item in found.items:
-        row: dict[str, Any] = {"id": item.id, "path": str(item.path), "would": "run", "reason": ""}
+        row: dict[str, Any] = {"id": item.id, "path": printable(item.path), "would": "run", "reason": ""}
         try:
             kind = loading.probe(item.path).kind
             if entry.accepts and kind not in entry.accepts:
                 row.update(would="skip", reason=f"{KindError.__name__}: it is a {kind}")
         except UsvolError as error:
-            row.update(would="fail", reason=str(error))
+            row.update(would="fail", reason=printable(str(error)))
         rows.append(row)
     if as_json:
-        ignored = [{"path": str(path), "reason": str(why)} for path, why in found.ignored]
+        ignored = [{"path": printable(path), "reason": str(why)} for path, why in found.ignored]
         print_json({"task": task, "items": rows, "ignored": ignored})
         return
     for row in rows:

@@ -16,7 +16,7 @@ from typing import Any
 
 from usvol import loading, pipeline, writing
 from usvol.batch.discovery import Item
-from usvol.batch.outcome import Outcome, Status, row_of
+from usvol.batch.outcome import Outcome, Status, printable, row_of
 from usvol.encoding import jsonable
 from usvol.errors import CancelledError, KindError, UsvolError
 from usvol.scan import Header, Kind, Scan, Vec3
@@ -52,9 +52,10 @@ def process(task: Task, item: Item, *, out: Path, stated: Stated, turn: threadin
     begun = time.perf_counter()
     try:
         row = _process(task, item, out=out, stated=stated, turn=turn)
-        outcome = Outcome(item.id, item.order, str(item.path), Status.DONE, row=row)
+        outcome = Outcome(item.id, item.order, printable(item.path), Status.DONE, row=row)
     except KindError as error:
-        outcome = Outcome(item.id, item.order, str(item.path), Status.SKIPPED, "KindError", str(error))
+        message = printable(str(error))
+        outcome = Outcome(item.id, item.order, printable(item.path), Status.SKIPPED, "KindError", message)
     except CancelledError:
         raise  # nobody's fault: the item stays pending
     except Exception as error:  # noqa: BLE001 (the per-item boundary)
@@ -70,25 +71,25 @@ def resume(item: Item, *, out: Path) -> Outcome | None:
     content = writing.read_complete(out / "items" / item.id)
     if content is None or content.get("stamp") != stamp(item.path):
         return None
-    return Outcome(item.id, item.order, str(item.path), Status.DONE, row=row_of(content), resumed=True)
+    return Outcome(item.id, item.order, printable(item.path), Status.DONE, row=row_of(content), resumed=True)
 
 
 def failed(item: Item, error: BaseException, *, out: Path) -> Outcome:
     """Record a failure in ``quarantine/<id>.json`` and return its outcome."""
     expected = isinstance(error, UsvolError)
-    message = str(error) if expected else f"{type(error).__name__}: {error}"
+    message = printable(str(error) if expected else f"{type(error).__name__}: {error}")
     record = {
         "schema": "usvol.quarantine/1",
         "id": item.id,
-        "path": str(item.path),
+        "path": printable(item.path),
         "error": type(error).__name__,
         "message": message,
-        "traceback": None if expected else "".join(traceback.format_exception(error)),
+        "traceback": None if expected else printable("".join(traceback.format_exception(error))),
         "versions": dict(pipeline.versions()),
     }
     (out / "quarantine").mkdir(parents=True, exist_ok=True)
     writing.write_json(out / "quarantine" / f"{item.id}.json", record)
-    return Outcome(item.id, item.order, str(item.path), Status.FAILED, type(error).__name__, message)
+    return Outcome(item.id, item.order, printable(item.path), Status.FAILED, type(error).__name__, message)
 
 
 def stamp(path: Path) -> dict[str, int]:
@@ -111,6 +112,10 @@ def _process(task: Task, item: Item, *, out: Path, stated: Stated, turn: threadi
             log.info("stage %s: %.3f s", name, seconds)
         for flag in result.flags:
             log.info("flag %s (%s): %s", flag.code, flag.severity, flag.message)
+        # The file was opened by its name as it is; what is written about it must be text.
+        path = result.source.path
+        source = dataclasses.replace(result.source, path=path and Path(printable(path)))
+        result = dataclasses.replace(result, source=source)
         extra = {"id": item.id, "stamp": stamp(item.path)}
         content = writing.write_into(result, partial, scan=scan, extra=extra)
     (out / "quarantine" / f"{item.id}.json").unlink(missing_ok=True)
@@ -121,7 +126,7 @@ def _process(task: Task, item: Item, *, out: Path, stated: Stated, turn: threadi
 def _log_to(path: Path) -> Iterator[None]:
     """Send what this thread logs to ``path``."""
     thread = threading.get_ident()
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = logging.FileHandler(path, encoding="utf-8", errors="replace")
     handler.addFilter(lambda record: record.thread == thread)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     root = logging.getLogger()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from usvol.batch.discovery import Item
-from usvol.batch.outcome import Outcome, Status
+from usvol.batch.outcome import Outcome, Status, printable
 from usvol.errors import ConfigError
 
 LEDGER_FILE = "ledger.sqlite"
@@ -43,12 +43,12 @@ class Ledger:
             db.executemany(
                 "INSERT INTO items (id, ordinal, path, status) VALUES (?, ?, ?, 'pending') "
                 "ON CONFLICT (id) DO UPDATE SET ordinal = excluded.ordinal, path = excluded.path",
-                ((item.id, item.order, str(item.path)) for item in items),
+                ((item.id, item.order, printable(item.path)) for item in items),
             )
             db.execute("DELETE FROM items WHERE ordinal < 0")
             db.execute("DELETE FROM ignored")
             db.executemany(
-                "INSERT OR REPLACE INTO ignored VALUES (?, ?)", ((str(p), why) for p, why in ignored)
+                "INSERT OR REPLACE INTO ignored VALUES (?, ?)", ((printable(p), why) for p, why in ignored)
             )
 
     def start(self, item_id: str) -> None:

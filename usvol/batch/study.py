@@ -21,7 +21,7 @@ from usvol.batch.discovery import Found, Item, discover
 from usvol.batch.item import Stated
 from usvol.batch.ledger import LEDGER_FILE, Ledger, open_ledger
 from usvol.batch.local import execute
-from usvol.batch.outcome import Outcome, Status
+from usvol.batch.outcome import Outcome, Status, printable
 from usvol.batch.tables import write_tables
 from usvol.encoding import jsonable
 from usvol.errors import CancelledError, ConfigError, ReadError
@@ -105,7 +105,7 @@ class Summary:
             "resumed": self.resumed,
             "seconds": round(self.seconds, 2),
             "items_per_second": round(self.rate, 3),
-            "report": str(self.report),
+            "report": printable(self.report),
         }
 
 
@@ -295,7 +295,7 @@ def _run_facts(plan: Plan, identity: Mapping[str, Any], begun: datetime, summary
         "state": summary.state,
         "task": plan.task,
         "identity": identity,
-        "inputs": plan.inputs,
+        "inputs": [printable(given) for given in plan.inputs],
         "device": plan.device,
         "workers": plan.workers,
         "begun": begun.isoformat(timespec="seconds"),
