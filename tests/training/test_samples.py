@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -183,6 +184,31 @@ def test_own_cases_bring_their_labels_too(labelled, cases, tmp_path):
     own = dataclasses.replace(labelled, read_labels=read_labels)
     samples = prepare_cases(own, cases, cache=tmp_path)
     assert [int(s["labels"].max()) for s in samples] == [0, 1, 2]
+
+
+def test_a_corrected_label_map_is_read_anew(labelled, cases, tmp_path):
+    def read_labels(case):
+        data = torch.full((1, 1, 64, 64), int(Path(case.reference["label"]).read_text()), dtype=torch.uint8)
+        return Labels("truth", data, Grid((1, 64, 64)), {1: "blob"})
+
+    own = dataclasses.replace(labelled, read_labels=read_labels)
+    label = tmp_path / "label.txt"
+    drawn = [dataclasses.replace(cases[0], reference={"label": str(label)})]
+    for value in (1, 12):
+        label.write_text(str(value))
+        (sample,) = prepare_cases(own, drawn, cache=tmp_path / "cache")
+        assert int(sample["labels"].max()) == value
+
+
+def test_simulated_samples_keep_the_names_they_are_cached_by(labelled, tmp_path, monkeypatch):
+    monkeypatch.setattr(_kept, "__module__", "toy")
+    prepare_phantoms(dataclasses.replace(labelled, prepare_labelled=_kept), count=1, cache=tmp_path)
+    (stored,) = tmp_path.iterdir()
+    assert stored.name == "27d8776c51129cfec85b24def49bf6be.safetensors"
+
+
+def _kept(scan, labels):
+    return {"labels": labels.data}
 
 
 def test_no_phantoms_are_made_where_none_are_wanted(recipe, calls, tmp_path):

@@ -25,6 +25,7 @@ from usvol.scan import Scan
 from usvol.supervision import shown
 from usvol.training.cases import Case, load_case
 from usvol.training.recipe import Recipe, Sample
+from usvol.training.stamps import stamp_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,13 +38,13 @@ Prepared = tuple[dict[str, "Tensor"], dict[str, Any]]  # tensors, and facts that
 def prepare_cases(recipe: Recipe, cases: Sequence[Case], *, cache: Path) -> list[Sample]:
     """Return the prepared tensors of every case with its references, id, data set and patient key.
 
-    Tensors are cached below ``cache`` by the preparing function and the file's path, size and time;
-    references are never cached. A file that cannot be read is left out with a warning that names it.
+    Tensors are cached below ``cache`` by the preparing function and the path, size and time of the scan's
+    files and of its label map, if the recipe reads one; references are never cached. A file that cannot be
+    read is left out with a warning that names it.
     """
     samples: list[Sample] = []
     for case in shown(cases, "preparing"):
-        status = case.path.stat()
-        stamp = f"{case.path.resolve()}|{status.st_size}|{status.st_mtime_ns}"
+        stamp = stamp_of(case, labelled=recipe.read_labels is not None)
 
         def read(case: Case = case) -> Prepared:
             scan = load_case(case, selection=recipe.selection)
