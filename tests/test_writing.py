@@ -6,6 +6,7 @@ import json
 import math
 from types import MappingProxyType
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -13,6 +14,7 @@ from PIL import Image
 
 from usvol import writing
 from usvol.encoding import jsonable, slug
+from usvol.errors import ConfigError
 from usvol.formats import nifti
 from usvol.result import (
     Box,
@@ -59,6 +61,7 @@ def test_masks_and_maps_lie_on_the_grid_of_the_input(tmp_path):
     np.testing.assert_allclose(back.grid.affine, GRID.affine, atol=1e-5)
     assert back.grid.frame is Frame.PATIENT_LPS
     assert torch.equal(back.data[:, 0].to(torch.uint8), mask)
+    assert nib.load(folder / "the-mask.nii.gz").shape == GRID.shape[::-1], "as the volume it is of"
     back = nifti.read(folder / facts["findings"][1]["file"])
     assert torch.allclose(back.data[:, 0].float(), heat)
 
@@ -171,6 +174,32 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     writing.write(result(Curve("new", (1.0,), "", None, (0,))), target)
     assert sorted(p.name for p in target.iterdir()) == ["new.csv", "result.json"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x"]
+
+
+def test_what_is_no_result_is_never_replaced(tmp_path):
+    plan = result(Scores("verdict", ("no", "yes"), (0.2, 0.8), "yes"))
+    (tmp_path / "patients").mkdir()
+    for name in ("scan.nii.gz", "result.json"):
+        (tmp_path / "patients" / name).write_text("{}")
+        with pytest.raises(ConfigError, match="new folder"):
+            writing.write(plan, tmp_path / "patients")
+        assert (tmp_path / "patients" / name).read_text() == "{}"
+    (tmp_path / "IM0001").write_text("DICM")
+    with pytest.raises(ConfigError, match="IM0001: is a file"):
+        writing.write(plan, tmp_path / "IM0001")
+    folder = writing.write(plan, tmp_path / "empty")
+    assert writing.write(plan, folder) == folder, "a result is replaced by a result"
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"notes\.txt"):
+        writing.write(plan, folder)
+    assert {p.name for p in tmp_path.iterdir()} == {"patients", "IM0001", "empty"}
+
+
+def test_a_result_may_be_written_where_one_works(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    folder = writing.write(result(), ".")
+    assert content(folder)["task"] == "toy"
 
 
 def test_only_a_complete_result_counts_as_one(tmp_path):

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from usvol.encoding import jsonable, slug
+from usvol.errors import ConfigError
 from usvol.formats.nifti import write_nifti
 from usvol.report import meshes, preview
 from usvol.resampling import cross_section, reslice
@@ -42,19 +43,23 @@ from usvol.scan import Grid, Matrix3, Scan, Source, kind_of
 
 SCHEMA = "usvol.result/1"
 RESULT_FILE = "result.json"
+LOG_FILE = "log.txt"
 _PICTURES = 4  # meshes of one result that are drawn: a clip has one per frame
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 def write(result: Result, folder: str | Path, *, scan: Scan | None = None) -> Path:
-    """Write ``result`` as ``folder`` (replaced if there) and return it.
+    """Write ``result`` as ``folder`` and return it; an earlier result there is replaced.
 
     With the ``scan`` it came from, a preview is drawn too.
+
+    Raises:
+        ConfigError: there is something else under that name; it is left as it is.
 
     Example:
         >>> write(result, "out/liver", scan=scan)  # doctest: +SKIP
     """
-    folder = Path(folder)
+    folder = Path(folder).resolve()
     with staged(folder) as partial:
         write_into(result, partial, scan=scan)
     return folder
@@ -62,7 +67,12 @@ def write(result: Result, folder: str | Path, *, scan: Scan | None = None) -> Pa
 
 @contextmanager
 def staged(folder: Path) -> Iterator[Path]:
-    """Give an empty temporary sibling that becomes ``folder`` by rename, or vanishes on an error."""
+    """Give an empty temporary sibling that becomes ``folder`` by rename, or vanishes on an error.
+
+    Raises:
+        ConfigError: what is there is no result and nothing else: it is not ours to replace.
+    """
+    _require_replaceable(folder)
     partial = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -104,7 +114,7 @@ def write_into(
         "provenance": dict(result.provenance),
         **(extra or {}),
     }
-    content["files"] = {p.name: p.stat().st_size for p in sorted(folder.iterdir()) if p.name != "log.txt"}
+    content["files"] = {p.name: p.stat().st_size for p in sorted(folder.iterdir()) if p.name != LOG_FILE}
     write_json(folder / RESULT_FILE, content)
     return content
 
@@ -132,6 +142,31 @@ def write_json(path: Path, content: Any) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     partial.replace(path)
+
+
+def _require_replaceable(folder: Path) -> None:
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ConfigError(f"{folder.name}: is a file. Give the name of a new folder for the result.")
+    others = sorted({p.name for p in folder.iterdir()} - _result_files(folder))
+    if others:
+        raise ConfigError(
+            f"{folder.name}: holds other files, such as {others[0]}, which would be lost. Give a new folder."
+        )
+
+
+def _result_files(folder: Path) -> set[str]:
+    """Return the names of the files of the result in a folder; of a damaged one all of them."""
+    try:
+        content = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
+    except ValueError:
+        return {p.name for p in folder.iterdir()}
+    except OSError:
+        return set()
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+        return set()
+    return {RESULT_FILE, LOG_FILE, *content.get("files", ())}
 
 
 def _publish(partial: Path, folder: Path) -> None:

@@ -107,6 +107,8 @@ def write_nifti(path: Path, data: np.ndarray, *, grid: Grid, times_s: Sequence[f
     """
     if data.ndim not in (3, 4) or data.shape[-3:] != grid.shape:
         raise ValueError(f"data must be (*{grid.shape}) or (t, *{grid.shape}), got {data.shape}")
+    if data.ndim == 4 and len(data) == 1 and times_s is None:
+        data = data[0]  # a volume, so that a mask has the shape of the volume it is of
     samples = np.moveaxis(data, 0, -1).transpose(2, 1, 0, 3) if data.ndim == 4 else data.transpose(2, 1, 0)
     affine = _TO_LPS @ affine_of(grid)
     image = nib.Nifti1Image(_writable(samples), affine)
