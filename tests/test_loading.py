@@ -15,9 +15,10 @@ from PIL import Image
 
 import usvol
 from usvol.errors import EmptyFileError, EncryptedFileError, ReadError, TruncatedFileError, UnknownFormatError
+from usvol.formats.metaimage import write_image
 from usvol.formats.video import write_video
 from usvol.loading import FileClass, _reader, classify, load, probe
-from usvol.scan import Kind, Selection
+from usvol.scan import Grid, Kind, Selection
 
 OLE = b"\xd0\xcf\x11\xe0"
 
@@ -169,6 +170,22 @@ def test_names_long_and_not_ascii(tmp_path, clip, still, volume):
         shutil.copy(source, path)
         assert load(path).source.path == path
         assert probe(str(path)).grid == probe(source).grid
+
+
+def test_a_name_that_is_not_utf_8_is_read_or_refused_by_name(tmp_path, clip, still, volume):
+    sweep = tmp_path / "sweep.mha"
+    write_image(sweep, np.zeros((3, 4, 5), np.uint8), grid=Grid((3, 4, 5)))
+    for source in (still, volume, clip, sweep):
+        path = tmp_path / ("\udce9" + "".join(source.suffixes))
+        shutil.copy(source, path)
+        assert classify(path) is FileClass.SCAN
+        if source in (still, volume):
+            assert load(path).source.path == path
+            continue
+        with pytest.raises(ReadError, match=r"not UTF-8.*rename"):
+            load(path)
+    with pytest.raises(ReadError, match="not UTF-8"):
+        probe(path)
 
 
 def test_folders(tmp_path, clip, still):

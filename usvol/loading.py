@@ -8,6 +8,8 @@ import importlib.util
 import inspect
 import re
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from types import ModuleType
@@ -84,9 +86,10 @@ def load(path: str | Path, *, selection: Selection | None = None, allow_truncate
     """
     path = Path(path)
     module = _reader(path)
-    if allow_truncated and "allow_truncated" in inspect.signature(module.read).parameters:
-        return module.read(path, selection, allow_truncated=True)
-    return module.read(path, selection)
+    with _readable_name(path, module):
+        if allow_truncated and "allow_truncated" in inspect.signature(module.read).parameters:
+            return module.read(path, selection, allow_truncated=True)
+        return module.read(path, selection)
 
 
 def probe(path: str | Path) -> Header:
@@ -99,7 +102,9 @@ def probe(path: str | Path) -> Header:
         >>> probe("volume.nii.gz").grid.spacing_mm  # doctest: +SKIP
     """
     path = Path(path)
-    return _reader(path).probe(path)
+    module = _reader(path)
+    with _readable_name(path, module):
+        return module.probe(path)
 
 
 def classify(path: str | Path) -> FileClass:
@@ -133,6 +138,18 @@ def beside(folder: Path) -> list[Path]:
     name = _sniffing_format(folder, b"")
     files = sorted(p for p in folder.iterdir() if p.is_file() and classify(p) is FileClass.SCAN)
     return [p for p in files if (_by_content(_head(p)) or _by_suffix(p) or name) != name]
+
+
+@contextmanager
+def _readable_name(path: Path, module: ModuleType) -> Iterator[None]:
+    """Refuse a path that is not UTF-8 where the library that reads the format takes no other."""
+    try:
+        if module.NAME == "metaimage":
+            str(path).encode()  # SimpleITK would end the process
+        yield
+    except UnicodeEncodeError as error:
+        cause = f"its path is not UTF-8 text, as the reader of its format ({module.NAME}) needs"
+        raise ReadError(path, cause, "rename the file or its folder") from error
 
 
 def _reader(path: Path) -> ModuleType:
