@@ -153,10 +153,13 @@ def _readable_name(path: Path, module: ModuleType) -> Iterator[None]:
 
 
 def _reader(path: Path) -> ModuleType:
-    if not path.exists():
-        raise ReadError(path, "there is no such file or folder", _near_names(path))
-    if path.is_dir():
-        return _folder_reader(path)
+    try:
+        if not path.exists():
+            raise _not_there(path)
+        if path.is_dir():
+            return _folder_reader(path)
+    except OSError as error:
+        raise _shut(path, error) from error
     head = _head(path)
     if not head:
         raise EmptyFileError(path, "it has no bytes", "copy or export it again")
@@ -286,7 +289,18 @@ def _head(path: Path) -> bytes:
         with path.open("rb") as stream:
             return stream.read(HEAD_BYTES)
     except OSError as error:
-        raise ReadError(path, f"it cannot be opened ({error.strerror})", "check its permissions") from error
+        raise _shut(path, error) from error
+
+
+def _shut(path: Path, error: OSError) -> ReadError:
+    remedy = "check its permissions" if isinstance(error, PermissionError) else "check path and disk"
+    return ReadError(path, f"it cannot be opened ({error.strerror})", remedy)
+
+
+def _not_there(path: Path) -> ReadError:
+    if path.is_symlink():
+        return ReadError(path, "there is no such file: the link leads nowhere", "bring back its target")
+    return ReadError(path, "there is no such file or folder", _near_names(path))
 
 
 def _near_names(path: Path) -> str:

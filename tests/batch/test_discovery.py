@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from usvol.batch.discovery import Ignored, _identity, _natural, discover
-from usvol.errors import ConfigError
+from usvol import loading
+from usvol.batch.discovery import Found, Ignored, _identity, _natural, discover
+from usvol.errors import ConfigError, ReadError
 
 
 def still(path: Path, seed: int = 0) -> Path:
@@ -132,6 +135,78 @@ def test_the_output_folder_is_not_searched(tmp_path):
     still(tmp_path / "out" / "items" / "x" / "preview.png")
     found = discover([tmp_path], exclude=tmp_path / "out")
     assert [item.path.name for item in found.items] == ["a.png"]
+
+
+@pytest.fixture
+def shut(monkeypatch):
+    """Return a function that makes files and folders unreadable, also to root."""
+    paths = set()
+
+    def guarded(original):
+        def method(self, *arguments, **options):
+            if self in paths:
+                raise PermissionError(errno.EACCES, "Permission denied", str(self))
+            return original(self, *arguments, **options)
+
+        return method
+
+    for name in ("open", "iterdir"):
+        monkeypatch.setattr(Path, name, guarded(getattr(Path, name)))
+    return paths.add
+
+
+def causes(found: Found) -> dict[str, str]:
+    """Return why items cannot be read, by the names of their paths."""
+    told = {}
+    for item in found.items:
+        try:
+            loading.probe(item.path)
+        except ReadError as error:
+            told[item.path.name] = error.cause
+    return told
+
+
+def test_what_is_shut_fails_with_the_reason_and_the_others_go_on(tmp_path, shut):
+    for name in ("a.png", "m.png", "shut/z.png", "z.png"):
+        still(tmp_path / name)
+    (tmp_path / "m.csv").write_text("a,b\n")
+    for name in ("m.png", "m.csv", "shut"):
+        shut(tmp_path / name)
+    found = discover([tmp_path])
+    assert [item.path.name for item in found.items] == ["a.png", "m.png", "shut", "z.png"]
+    assert [path.name for path, _ in found.ignored] == ["m.csv"]
+    assert causes(found) == dict.fromkeys(("m.png", "shut"), "it cannot be opened (Permission denied)")
+
+
+def test_broken_links_fail_and_pipes_are_not_opened(tmp_path):
+    still(tmp_path / "a.png")
+    for name in ("gone_1.png", "gone_2.png", "gone.csv"):
+        (tmp_path / name).symlink_to("nowhere.png")
+    (tmp_path / "self.png").symlink_to("self.png")
+    os.mkfifo(tmp_path / "pipe")
+    found = discover([tmp_path, tmp_path / "gone_1.png"])
+    assert [item.path.name for item in found.items] == ["a.png", "gone_1.png", "gone_2.png", "self.png"]
+    assert {(path.name, why) for path, why in found.ignored} == {
+        ("gone.csv", Ignored.SIDECAR),
+        ("pipe", Ignored.UNKNOWN),
+    }
+    told = causes(found)
+    assert told.keys() == {"gone_1.png", "gone_2.png", "self.png"}
+    assert all("there is no such file" in cause for cause in told.values())
+
+
+def test_links_in_a_circle_end_and_a_folder_linked_to_counts_once(tmp_path):
+    still(tmp_path / "in" / "a" / "x.png")
+    for name in ("loop_1", "loop_2"):
+        (tmp_path / "in" / "a" / name).symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "b").symlink_to(tmp_path / "in" / "a")
+    (item,) = discover([tmp_path / "in"]).items
+    assert item.path == tmp_path / "in" / "a" / "x.png"
+
+
+def test_a_name_too_long_for_the_disk_is_an_item_that_fails(tmp_path):
+    found = discover([tmp_path / ("n" * 300)])
+    assert list(causes(found).values()) == ["it cannot be opened (File name too long)"]
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,16 @@ from enum import StrEnum
 from pathlib import Path
 
 from usvol.encoding import slug
-from usvol.errors import ConfigError
-from usvol.loading import LABEL_ENDING, SUFFIXES, FileClass, beside, classify, name_of
+from usvol.errors import ConfigError, ReadError
+from usvol.loading import (
+    LABEL_ENDING,
+    SIDECAR_SUFFIXES,
+    SUFFIXES,
+    FileClass,
+    beside,
+    classify,
+    name_of,
+)
 
 
 class Ignored(StrEnum):
@@ -53,7 +61,7 @@ def discover(inputs: Sequence[str | Path], *, exclude: Path | None = None) -> Fo
     A folder that is one scan (a slice series, numbered stills) is one item; scans of another format in it
     are items of their own. A label map beside its volume (``NAME_labels.nii.gz`` beside ``NAME.nii.gz``) is
     none. A file given twice counts once; a file named outright is always an item, so that a wrong one is
-    reported.
+    reported. So is a broken link, and what cannot be opened.
     ``exclude`` is not searched.
 
     Raises:
@@ -62,10 +70,10 @@ def discover(inputs: Sequence[str | Path], *, exclude: Path | None = None) -> Fo
     items: dict[Path, Item] = {}
     ignored: dict[Path, Ignored] = {}
     taken: set[str] = set()
-    avoid = exclude.resolve() if exclude else None
+    gone_over = {resolved(exclude)} if exclude else set()
     for root in _roots(inputs):
-        for path, reason in _walk(root, avoid):
-            key = path.resolve()
+        for path, reason in _walk(root, gone_over):
+            key = resolved(path)
             if reason is not None:
                 ignored.setdefault(key, reason)
             elif key not in items:
@@ -79,7 +87,11 @@ def discover(inputs: Sequence[str | Path], *, exclude: Path | None = None) -> Fo
 def _roots(inputs: Iterable[str | Path]) -> Iterator[Path]:
     for given in inputs:
         path = Path(given).expanduser()
-        if path.exists():
+        try:
+            is_there = path.exists()
+        except OSError:
+            is_there = True  # it cannot be looked at, which reading it will tell
+        if is_there:
             yield path
             continue
         # Path.glob takes no absolute pattern.
@@ -90,38 +102,71 @@ def _roots(inputs: Iterable[str | Path]) -> Iterator[Path]:
         yield from map(Path, matches)
 
 
-def _walk(root: Path, avoid: Path | None) -> Iterator[tuple[Path, Ignored | None]]:
-    if not root.is_dir():
+def resolved(path: Path) -> Path:
+    """Return where a path leads, links followed; a broken link is a place of its own."""
+    try:
+        return path.resolve(strict=True)
+    except (OSError, RuntimeError):  # RuntimeError: a link to itself, before Python 3.13
+        return path.absolute()
+
+
+def _walk(root: Path, gone_over: set[Path]) -> Iterator[tuple[Path, Ignored | None]]:
+    if not _is_folder(root):
         yield root, None
         return
-    if root.resolve() == avoid:
+    if resolved(root) in gone_over:
         return
-    if classify(root) is FileClass.SCAN:
+    gone_over.add(resolved(root))
+    try:
+        inside = sorted(root.iterdir(), key=_natural)
+    except OSError:
+        yield root, None
+        return
+    if _is_scan(root):
         yield root, None
         yield from ((path, None) for path in beside(root))
         return
-    inside = sorted(root.iterdir(), key=_natural)
-    names = {name_of(path) for path in inside if path.is_file()}
+    folders = {path for path in inside if _is_folder(path)}
+    names = {name_of(path) for path in inside if path not in folders}
     for path in inside:
         if path.name.startswith("."):
             yield from ((hidden, Ignored.HIDDEN) for hidden in _files(path))
-        elif path.is_dir():
-            yield from _walk(path, avoid)
-        elif path.is_file():
+        elif path in folders:
+            yield from _walk(path, gone_over)
+        else:
             yield path, Ignored.LABELS if _labels_one_of(names, path) else _reason(path)
 
 
+def _is_scan(folder: Path) -> bool:
+    try:
+        return classify(folder) is FileClass.SCAN
+    except (OSError, ReadError):
+        return False  # each of its files says what is wrong
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
 def _files(path: Path) -> Iterator[Path]:
-    if path.is_file():
-        yield path
-    elif path.is_dir():
-        yield from (p for p in sorted(path.rglob("*")) if p.is_file())
+    inside = sorted(path.rglob("*")) if _is_folder(path) else [path]
+    yield from (file for file in inside if not _is_folder(file))
 
 
 def _reason(path: Path) -> Ignored | None:
-    return {FileClass.SCAN: None, FileClass.SIDECAR: Ignored.SIDECAR, FileClass.UNKNOWN: Ignored.UNKNOWN}[
-        classify(path)
-    ]
+    reasons = {FileClass.SCAN: None, FileClass.SIDECAR: Ignored.SIDECAR, FileClass.UNKNOWN: Ignored.UNKNOWN}
+    try:
+        if path.is_file():
+            return reasons[classify(path)]
+        if path.exists():
+            return Ignored.UNKNOWN  # a pipe or a socket, which must not be opened
+    except (OSError, ReadError):
+        pass
+    # It cannot be opened, or is a broken link: reading it will say so.
+    return Ignored.SIDECAR if path.suffix.lower() in SIDECAR_SUFFIXES else None
 
 
 def _labels_one_of(names: Set[str], path: Path) -> bool:
@@ -138,7 +183,9 @@ def _natural(path: Path) -> list[tuple[int, int | str]]:
 def _identity(path: Path, root: Path, taken: set[str]) -> str:
     # Counted from the root's own name, so that `run a/` and `run a/x.mp4` call x the same, wherever a lies.
     root = root.absolute()
-    inside = Path(root.name, path.absolute().relative_to(root)) if root.is_dir() else Path(*root.parts[-2:])
+    inside = (
+        Path(root.name, path.absolute().relative_to(root)) if _is_folder(root) else Path(*root.parts[-2:])
+    )
     readable = "_".join(slug(part) for part in inside.with_suffix("").parts[1:]) or slug(inside.stem)
     name = f"{readable[-60:].strip('-_')}-{_short(inside.as_posix())}"
     return name if name not in taken else f"{name}-{_short(str(path.absolute()))}"

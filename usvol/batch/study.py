@@ -17,7 +17,7 @@ from typing import Any
 
 from usvol import pipeline, registry, writing
 from usvol.batch import item as items
-from usvol.batch.discovery import Found, Item, discover
+from usvol.batch.discovery import Found, Item, discover, resolved
 from usvol.batch.item import Stated
 from usvol.batch.ledger import LEDGER_FILE, Ledger, open_ledger
 from usvol.batch.local import execute
@@ -245,7 +245,7 @@ def _prepare_folder(plan: Plan, identity: Mapping[str, Any], found: Found) -> No
     out = plan.out
     inner = [out / "items", out / "quarantine"]
     for item in found.items:
-        if any(item.path.resolve().is_relative_to(folder.resolve()) for folder in inner):
+        if any(resolved(item.path).is_relative_to(resolved(folder)) for folder in inner):
             raise ConfigError(f"Input {item.path} lies in the output folder {out}. Give another -o.")
     facts = read_run(out)
     taken = [name for name in _OURS if (out / name).exists()]

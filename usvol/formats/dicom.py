@@ -167,6 +167,7 @@ def _single(path: Path) -> Path:
 
 
 def _dicom_files(folder: Path, limit: int | None = None) -> list[Path]:
+    """Find the DICOM files of a folder; where only the first few are asked for, what is shut is passed by."""
     found: list[Path] = []
     for file in sorted(folder.iterdir()):
         if not file.is_file() or file.name.upper() == "DICOMDIR":
@@ -175,6 +176,8 @@ def _dicom_files(folder: Path, limit: int | None = None) -> list[Path]:
             with file.open("rb") as opened:
                 head = opened.read(_HEAD_BYTES)
         except OSError as error:
+            if limit is not None:
+                continue
             cause = f"it cannot be opened ({error.strerror})"
             raise ReadError(file, cause, "check its permissions") from error
         if is_dicom(file, head):
