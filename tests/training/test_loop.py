@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -189,6 +190,86 @@ def test_a_stopped_training_resumes_and_a_finished_one_is_kept(toy: Path, tmp_pa
     assert (out / "member_0" / "network.safetensors").stat().st_mtime_ns == kept
     _assert_equal(weights.load_file(again).state, before)
     assert list((out / "member_0").glob("logs/**/metrics.csv"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"epochs": 3}, r"epochs=2 \(now 3\)"),
+        ({"folds": 4}, "other training cases, patients or folds"),
+    ],
+)
+def test_what_another_training_made_is_not_resumed(
+    toy: Path, tmp_path: Path, changes: Any, said: str
+) -> None:
+    out = tmp_path / "run"
+    _train(toy, out, epochs=2)
+    with pytest.raises(ConfigError, match=rf"member_0 was made with {said}; give a new -o or drop --resume"):
+        _train(toy, out, resume=True, **{"epochs": 2, **changes})
+    (out / "member_0" / "network.safetensors").unlink()  # stopped before it was finished
+    with pytest.raises(ConfigError, match=said):
+        _train(toy, out, resume=True, **{"epochs": 2, **changes})
+    path = _train(toy, out, **{"epochs": 2, **changes})
+    assert int(weights.load_file(path).metadata["members"]) == changes.get("folds", 3)
+
+
+def test_other_patients_and_references_are_not_resumed(toy: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    _train(toy, tmp_path / "run", epochs=1)
+    dataset = registry.module(registry.Group.DATASETS, "toy")
+    for change in ({"patient": "another"}, {"reference": {"label": 0.5}}):
+
+        def changed(root: Path, change: Any = change) -> list[Case]:
+            first, *others = _toy_cases(root)
+            return [dataclasses.replace(first, **change), *others]
+
+        with monkeypatch.context() as patched:
+            patched.setattr(dataset, "cases", changed)
+            with pytest.raises(ConfigError, match="other training cases, patients or folds"):
+                _train(toy, tmp_path / "run", epochs=1, resume=True)
+
+
+def test_what_does_not_change_what_is_learned_does_not_stop_a_resume(toy: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    _train(toy, out, epochs=1)
+    kept = (out / "member_0" / "network.safetensors").stat().st_mtime_ns
+    _train(toy, out, epochs=1, resume=True, workers=1, cache=str(tmp_path / "moved"))
+    assert (out / "member_0" / "network.safetensors").stat().st_mtime_ns == kept
+
+
+def test_a_start_of_the_same_name_counts_by_its_content(toy: Path, tmp_path: Path) -> None:
+    start = _train(toy, tmp_path / "start", epochs=1)
+    _train(toy, tmp_path / "run", epochs=1, init=str(start))
+    _train(toy, tmp_path / "start", epochs=2)
+    with pytest.raises(ConfigError, match="init="):
+        _train(toy, tmp_path / "run", epochs=1, init=str(start), resume=True)
+
+
+def test_an_old_run_that_does_not_say_how_it_was_made_is_resumed_with_a_warning(
+    toy: Path, tmp_path: Path, caplog: Any
+) -> None:
+    _train(toy, tmp_path / "run", epochs=1)
+    for told in (tmp_path / "run").glob("member_*/made_with.json"):
+        told.unlink()
+    with caplog.at_level(logging.WARNING):
+        _train(toy, tmp_path / "run", epochs=2, resume=True)
+    assert "member_0 does not say what it was made with" in caplog.text
+    assert not list((tmp_path / "run").glob("member_*/made_with.json"))
+
+
+def test_a_training_begun_anew_forgets_what_an_earlier_one_left(
+    toy: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    _train(toy, tmp_path / "run", epochs=1)
+
+    def stop(self: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("usvol.training.module.Fit.on_train_epoch_start", stop)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            _train(toy, tmp_path / "run", epochs=2)
+    assert not list((tmp_path / "run" / "member_0").rglob("*.safetensors"))
+    assert not list((tmp_path / "run" / "member_0").rglob("*.ckpt"))
 
 
 def test_an_interrupted_fit_goes_on_from_its_checkpoint(toy: Path, tmp_path: Path, monkeypatch: Any) -> None:

@@ -22,9 +22,11 @@ from usvol.errors import ConfigError, DatasetError, MissingExtraError
 from usvol.training.cases import Case, of_split, patient_folds
 from usvol.training.members import join_members, start_from
 from usvol.training.recipe import FitSettings, Recipe, Sample
+from usvol.training.resuming import fingerprint, keep, require_same
 from usvol.training.samples import prepare_cases, prepare_phantoms
 
 if TYPE_CHECKING:
+    import lightning
     from torch import Tensor
 
 logger = logging.getLogger(__name__)
@@ -172,16 +174,22 @@ def fit_network(
     name: str,
     fitting: Fitting,
 ) -> dict[str, Tensor]:
-    """Train one network on ``seen`` and return its averaged weights; when resuming keep a finished one."""
+    """Train one network on ``seen`` and return its averaged weights; when resuming keep a finished one.
+
+    Raises:
+        ConfigError: what is to be resumed was made with other settings or cases.
+    """
     folder = fitting.out / name
-    finished = folder / "network.safetensors"
-    if finished.is_file() and fitting.resume:
+    finished, last = folder / "network.safetensors", folder / "checkpoints" / "last.ckpt"
+    facts = fingerprint(settings, seen)
+    resumed = fitting.resume and (finished.is_file() or last.is_file())
+    if resumed:
+        require_same(folder, facts)
+    if resumed and finished.is_file():
         logger.info("%s is finished", name)
         return load_file(finished)
     try:
         import lightning
-        from lightning.pytorch.callbacks import ModelCheckpoint
-        from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
     except ImportError as error:
         raise MissingExtraError("lightning", "train", "Training") from error
     from torch.utils.data import DataLoader
@@ -201,9 +209,26 @@ def fit_network(
     fit = Fit(recipe, settings, steps=len(loader) * settings.epochs)
     if settings.init:
         start_from(Path(settings.init), fit.network, fit.averaged.module)
-    trainer = lightning.Trainer(
+    if not resumed:
+        # What an earlier training left would pass for made with what is asked now.
+        finished.unlink(missing_ok=True)
+        last.unlink(missing_ok=True)
+        keep(folder, facts)
+    trainer = _trainer(settings, folder, device=fitting.device)
+    trainer.fit(fit, loader, ckpt_path=str(last) if last.is_file() else None)
+    kept = fit.kept()
+    save_file(kept, finished)
+    return kept
+
+
+def _trainer(settings: FitSettings, folder: Path, *, device: str) -> lightning.Trainer:
+    import lightning
+    from lightning.pytorch.callbacks import ModelCheckpoint
+    from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+    return lightning.Trainer(
         max_epochs=settings.epochs,
-        accelerator={"cpu": "cpu", "auto": "auto"}.get(fitting.device, "gpu"),
+        accelerator={"cpu": "cpu", "auto": "auto"}.get(device, "gpu"),
         devices=settings.devices,
         precision=settings.precision,  # type: ignore[arg-type]
         gradient_clip_val=1.0,
@@ -215,11 +240,6 @@ def fit_network(
         enable_progress_bar=sys.stderr.isatty(),
         num_sanity_val_steps=0,
     )
-    last = folder / "checkpoints" / "last.ckpt"
-    trainer.fit(fit, loader, ckpt_path=str(last) if fitting.resume and last.is_file() else None)
-    kept = fit.kept()
-    save_file(kept, finished)
-    return kept
 
 
 def assemble(
