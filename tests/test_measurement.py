@@ -11,7 +11,7 @@ from usvol import measurement
 from usvol.errors import KindError, UncalibratedError, UnknownTimeError
 from usvol.measurement import surface_area_cm2
 from usvol.result import Curve, Event, Labels, Surface
-from usvol.scan import Grid, Header, Scan, Source, Trust
+from usvol.scan import Frame, Grid, Header, Scan, Source, Trust
 
 SPACING_MM = (0.9, 0.6, 0.4)
 
@@ -200,3 +200,22 @@ def test_discs_without_a_scale_give_ratios_and_no_millilitres():
 def test_a_mask_too_small_for_discs_is_refused():
     with pytest.raises(ValueError, match="too few"):
         measurement.chamber_discs(ellipse(half_long=1, half_wide=0.5), 1)
+
+
+def test_a_stated_spacing_counts_in_samples_of_the_file():
+    whole = Grid((1, 60, 80))
+    shrunk = whole.resized((1, 30, 20)).crop((0, 10, 5), (1, 12, 10))
+    stated, full = shrunk.with_spacing((0.2, 0.2, 0.2)), whole.with_spacing((0.2, 0.2, 0.2))
+    assert stated.spacing_mm == pytest.approx((0.4, 0.4, 0.8))
+    corner = np.array([0.0, 11.0, 9.0])
+    in_file = whole.to_index(shrunk.to_world(corner))
+    np.testing.assert_allclose(stated.to_world(corner)[1:], full.to_world(in_file)[1:])
+
+
+def test_a_stated_spacing_leaves_a_volume_where_it_lies():
+    turn = ((0.0, 1.0, 0.0), (-1.0, 0.0, 0.0), (0.0, 0.0, 1.0))
+    known = Grid((4, 5, 6), (0.5, 0.6, 0.7), (11.0, -3.0, 40.0), direction=turn, frame=Frame.PATIENT_LPS)
+    np.testing.assert_allclose(known.with_spacing((0.5, 0.6, 0.7)).affine, known.affine)
+    bare = Grid((4, 5, 6), direction=turn, origin_px=(4.0, 2.0, 8.0))
+    corner = bare.to_index(np.zeros(3))
+    np.testing.assert_allclose(bare.with_spacing((0.5, 0.6, 0.7)).to_world(corner), 0.0, atol=1e-9)

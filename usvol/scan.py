@@ -157,8 +157,18 @@ class Grid:
         return self._moved(first, tuple(np.asarray(self.step) * ratio), shape)
 
     def with_spacing(self, spacing_mm: Vec3) -> Grid:
-        """Return the same samples with ``spacing_mm`` per sample, origin at 0."""
-        return dataclasses.replace(self, spacing_mm=vec3(spacing_mm), origin_mm=(0.0, 0.0, 0.0))
+        """Return the same samples at a stated spacing (z, y, x).
+
+        It counts per sample of the file where the grid is uncalibrated, so frames that were shrunk in
+        decoding get it times ``step_px``; else per sample of this grid, whose first stays where it is.
+        """
+        if self.is_calibrated:
+            return dataclasses.replace(self, spacing_mm=vec3(spacing_mm))
+        z, y, x = np.asarray(spacing_mm, float) * self.step_px
+        turn = np.asarray(self.direction)
+        origin = turn @ (np.asarray(spacing_mm, float) * (turn.T @ self.origin_px))
+        spacing = (y if self.is_planar else z, y, x)
+        return dataclasses.replace(self, spacing_mm=vec3(spacing), origin_mm=vec3(origin))
 
     def _moved(self, origin: Any, step: Any, shape: Shape3) -> Grid:
         shape = tuple(int(n) for n in shape)  # type: ignore[assignment]
@@ -271,7 +281,7 @@ class Scan:
         return dataclasses.replace(self, data=data, grid=grid or self.grid, history=(*self.history, step))
 
     def with_spacing(self, spacing_mm: Vec3) -> Scan:
-        """Return the scan with a spacing (z, y, x) in mm that the user states."""
+        """Return the scan with a spacing (z, y, x) in mm that the user states: see ``Grid.with_spacing``."""
         source = self.source.with_stated_spacing(spacing_mm)
         return dataclasses.replace(
             self,

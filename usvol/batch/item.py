@@ -35,9 +35,14 @@ class Stated:
     def apply(self, scan: Scan, header: Header) -> Scan:
         """Return the scan with what was stated; spacing is scaled where frames were shrunk in decoding."""
         if self.spacing_mm is not None:
-            ratio = [file / read for file, read in zip(header.grid.shape, scan.grid.shape, strict=True)]
-            z, y, x = (step * factor for step, factor in zip(self.spacing_mm, ratio, strict=True))
-            scan = scan.with_spacing((y if scan.grid.is_planar else z, y, x))
+            spacing = self.spacing_mm
+            if (
+                scan.grid.is_calibrated
+            ):  # else the grid itself knows how many samples of the file it steps over
+                ratio = [file / read for file, read in zip(header.grid.shape, scan.grid.shape, strict=True)]
+                z, y, x = (step * factor for step, factor in zip(spacing, ratio, strict=True))
+                spacing = (y if scan.grid.is_planar else z, y, x)
+            scan = scan.with_spacing(spacing)
         if self.fps is not None and scan.kind in {Kind.CINE, Kind.VOLUME_SEQUENCE}:
             scan = scan.with_fps(self.fps)
         return scan
@@ -69,8 +74,11 @@ def process(task: Task, item: Item, *, out: Path, stated: Stated, turn: threadin
 def resume(item: Item, *, out: Path) -> Outcome | None:
     """Return the outcome of an item whose complete result is there and whose input is unchanged."""
     content = writing.read_complete(out / "items" / item.id)
-    if content is None or content.get("stamp") != stamp(item.path):
-        return None
+    try:
+        if content is None or content.get("stamp") != stamp(item.path):
+            return None
+    except OSError:
+        return None  # it is gone or shut, which the new attempt tells
     return Outcome(item.id, item.order, printable(item.path), Status.DONE, row=row_of(content), resumed=True)
 
 
