@@ -133,11 +133,16 @@ def name_of(path: Path) -> str:
     return path.name[: len(path.name) - len(ending)]
 
 
-def beside(folder: Path) -> list[Path]:
-    """Return the files in a folder that is one scan which are scans of another format, so no part of it."""
-    name = _sniffing_format(folder, b"")
-    files = sorted(p for p in folder.iterdir() if p.is_file() and classify(p) is FileClass.SCAN)
-    return [p for p in files if (_by_content(_head(p)) or _by_suffix(p) or name) != name]
+def parts(path: Path) -> tuple[Path, ...]:
+    """Return the files of a folder that make up its scan, all of them where it is none; a file is its own part."""
+    if not path.is_dir():
+        return (path,)
+    name = _sniffing_format(path, b"")
+    if name == "images" and (series := still_series.find_series(path)):
+        return series.paths
+    if name == "dicom" and (module := _module(name)):
+        return tuple(module.parts(path))
+    return tuple(sorted(file for file in path.iterdir() if file.is_file()))
 
 
 @contextmanager

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, UltrasoundImageStorage
 
 from usvol import loading
 from usvol.batch.discovery import Found, Ignored, _identity, _natural, discover
@@ -64,6 +66,45 @@ def test_numbered_stills_are_one_item(tmp_path):
         still(root / "sweep" / f"frame_{index:03d}.png", index)
     still(root / "other.png")
     assert [item.path.name for item in discover([root]).items] == ["other.png", "sweep"]
+
+
+def slices(folder: Path, *, count: int = 6, series: str = "1.2.3", prefix: str = "") -> list[Path]:
+    """Write slices 1 mm apart, each a file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for z in range(count):
+        dataset = Dataset()
+        dataset.file_meta = FileMetaDataset()
+        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = UltrasoundImageStorage
+        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = f"{series}.{z + 1}"
+        dataset.SeriesInstanceUID, dataset.Modality = series, "US"
+        dataset.Rows, dataset.Columns, dataset.SamplesPerPixel = 8, 10, 1
+        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 8, 8, 7, 0
+        dataset.PhotometricInterpretation = "MONOCHROME2"
+        dataset.ImagePositionPatient, dataset.PixelSpacing = [0, 0, z], [0.5, 0.5]
+        dataset.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+        dataset.PixelData = bytes([z] * 80)
+        paths.append(folder / f"{prefix}{z}.dcm")
+        dataset.save_as(paths[-1], enforce_file_format=True)
+    return paths
+
+
+def test_what_lies_in_the_folder_of_a_scan_is_not_lost(tmp_path):
+    root = tmp_path / "in"
+    slices(root)
+    slices(root / "second")
+    still(root / "sub" / "report.png")
+    still(root / "key.png")
+    (root / "notes.txt").write_text("x")
+    (root / "blob.xyz").write_bytes(bytes(range(256)))
+    found = discover([root])
+    names = ["in", "key.png", "second", "report.png"]
+    assert [item.path.name for item in found.items] == names
+    assert {(path.name, why) for path, why in found.ignored} == {
+        ("notes.txt", Ignored.SIDECAR),
+        ("blob.xyz", Ignored.UNKNOWN),
+    }
 
 
 def test_numbers_in_names_count_as_numbers(tmp_path):

@@ -17,9 +17,9 @@ from usvol.loading import (
     SIDECAR_SUFFIXES,
     SUFFIXES,
     FileClass,
-    beside,
     classify,
     name_of,
+    parts,
 )
 
 
@@ -58,8 +58,8 @@ class Found:
 def discover(inputs: Sequence[str | Path], *, exclude: Path | None = None) -> Found:
     """Find scans in ``inputs`` (files, folders searched recursively, globs), in a stable order.
 
-    A folder that is one scan (a slice series, numbered stills) is one item; scans of another format in it
-    are items of their own. A label map beside its volume (``NAME_labels.nii.gz`` beside ``NAME.nii.gz``) is
+    A folder that is one scan (a slice series, numbered stills) is one item; what else lies in it is looked
+    at as in any other folder. A label map beside its volume (``NAME_labels.nii.gz`` beside ``NAME.nii.gz``) is
     none. A file given twice counts once; a file named outright is always an item, so that a wrong one is
     reported. So is a broken link, and what cannot be opened.
     ``exclude`` is not searched.
@@ -122,13 +122,13 @@ def _walk(root: Path, gone_over: set[Path]) -> Iterator[tuple[Path, Ignored | No
     except OSError:
         yield root, None
         return
+    own: Set[Path] = set()
     if _is_scan(root):
         yield root, None
-        yield from ((path, None) for path in beside(root))
-        return
+        own = set(parts(root))
     folders = {path for path in inside if _is_folder(path)}
     names = {name_of(path) for path in inside if path not in folders}
-    for path in inside:
+    for path in (path for path in inside if path not in own):
         if path.name.startswith("."):
             yield from ((hidden, Ignored.HIDDEN) for hidden in _files(path))
         elif path in folders:

@@ -54,8 +54,13 @@ class _Planar:
 def sniff(path: Path, head: bytes) -> bool:
     """Tell a DICOM file, or a folder that holds some."""
     if path.is_dir():
-        return bool(_dicom_files(path, limit=1))
+        return bool(_dicom_files(path, limit=1, pass_shut=True))
     return is_dicom(path, head)
+
+
+def parts(folder: Path) -> list[Path]:
+    """Return the files of a folder that are DICOM and can be opened."""
+    return _dicom_files(folder, pass_shut=True)
 
 
 def probe(path: Path) -> Header:
@@ -160,14 +165,14 @@ def _single(path: Path) -> Path:
     """Return the only file of a folder that has one, else the path itself."""
     if not path.is_dir():
         return path
-    files = _dicom_files(path, limit=2)
+    files = _dicom_files(path, limit=2, pass_shut=True)
     if not files:
         raise EmptyFileError(path, "the folder holds no DICOM file", "choose the folder of one series")
     return files[0] if len(files) == 1 else path
 
 
-def _dicom_files(folder: Path, limit: int | None = None) -> list[Path]:
-    """Find the DICOM files of a folder; where only the first few are asked for, what is shut is passed by."""
+def _dicom_files(folder: Path, *, limit: int | None = None, pass_shut: bool = False) -> list[Path]:
+    """Find the DICOM files of a folder, at most ``limit``; what is shut is passed by or an error."""
     found: list[Path] = []
     for file in sorted(folder.iterdir()):
         if not file.is_file() or file.name.upper() == "DICOMDIR":
@@ -176,7 +181,7 @@ def _dicom_files(folder: Path, limit: int | None = None) -> list[Path]:
             with file.open("rb") as opened:
                 head = opened.read(_HEAD_BYTES)
         except OSError as error:
-            if limit is not None:
+            if pass_shut:
                 continue
             cause = f"it cannot be opened ({error.strerror})"
             raise ReadError(file, cause, "check its permissions") from error
