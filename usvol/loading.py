@@ -134,7 +134,7 @@ def name_of(path: Path) -> str:
 
 
 def parts(path: Path) -> tuple[Path, ...]:
-    """Return the files of a folder that make up its scan, all of them where it is none; a file is its own part."""
+    """Return the files that a scan is read from: those of a series in a folder, or the file itself."""
     if not path.is_dir():
         return (path,)
     name = _sniffing_format(path, b"")
@@ -203,7 +203,8 @@ def _is_scan_folder(path: Path) -> bool:
     try:
         return module is not None and module.probe(path) is not None
     except ReadError:
-        return False
+        # Slices of which one is missing or damaged are a scan that fails, not so many stills.
+        return name == "dicom" and module is not None and module.is_series(path)
 
 
 def _sniffing_format(path: Path, head: bytes) -> str | None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, UltrasoundImageStorage
+from pydicom.uid import UID, ExplicitVRLittleEndian, UltrasoundImageStorage
 
 from usvol import loading
 from usvol.batch.discovery import Found, Ignored, _identity, _natural, discover
@@ -77,7 +77,7 @@ def slices(folder: Path, *, count: int = 6, series: str = "1.2.3", prefix: str =
         dataset.file_meta = FileMetaDataset()
         dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = UltrasoundImageStorage
-        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = f"{series}.{z + 1}"
+        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = UID(f"{series}.{z + 1}")
         dataset.SeriesInstanceUID, dataset.Modality = series, "US"
         dataset.Rows, dataset.Columns, dataset.SamplesPerPixel = 8, 10, 1
         dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 8, 8, 7, 0
@@ -88,6 +88,31 @@ def slices(folder: Path, *, count: int = 6, series: str = "1.2.3", prefix: str =
         paths.append(folder / f"{prefix}{z}.dcm")
         dataset.save_as(paths[-1], enforce_file_format=True)
     return paths
+
+
+@pytest.mark.parametrize(
+    ("damage", "cause"),
+    [
+        (lambda paths: paths[2].unlink(), "slices 2 and 3 are 2 mm apart"),
+        (lambda paths: paths[2].write_bytes(paths[2].read_bytes()[:-40]), "bytes"),
+        (lambda paths: slices(paths[0].parent, series="1.2.4", prefix="b"), "it holds 2 series"),
+    ],
+)
+def test_damaged_slices_are_one_item_that_fails_with_the_reason(tmp_path, damage, cause):
+    damage(slices(tmp_path / "in"))
+    found = discover([tmp_path / "in"])
+    (item,) = found.items
+    assert item.path == tmp_path / "in"
+    assert not found.ignored
+    with pytest.raises(ReadError, match=cause):
+        loading.load(item.path)
+
+
+def test_stills_of_one_place_and_of_many_series_are_no_damaged_slices(tmp_path):
+    for number in range(4):
+        slices(tmp_path / "many", count=1, series=f"1.2.{number}", prefix=f"{number}_")
+        slices(tmp_path / "one", count=1, prefix=f"{number}_")
+    assert len(discover([tmp_path]).items) == 8
 
 
 def test_what_lies_in_the_folder_of_a_scan_is_not_lost(tmp_path):

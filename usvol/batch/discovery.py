@@ -59,8 +59,8 @@ def discover(inputs: Sequence[str | Path], *, exclude: Path | None = None) -> Fo
     """Find scans in ``inputs`` (files, folders searched recursively, globs), in a stable order.
 
     A folder that is one scan (a slice series, numbered stills) is one item; what else lies in it is looked
-    at as in any other folder. A label map beside its volume (``NAME_labels.nii.gz`` beside ``NAME.nii.gz``) is
-    none. A file given twice counts once; a file named outright is always an item, so that a wrong one is
+    at as in any other folder. A label map beside its volume (``NAME_labels.nii.gz`` beside ``NAME.nii.gz``)
+    is none. A file given twice counts once; a file named outright is always an item, so that a wrong one is
     reported. So is a broken link, and what cannot be opened.
     ``exclude`` is not searched.
 

@@ -63,6 +63,11 @@ def parts(folder: Path) -> list[Path]:
     return _dicom_files(folder, pass_shut=True)
 
 
+def is_series(folder: Path) -> bool:
+    """Tell whether the files of a folder are slices of volumes, whatever is wrong with some of them."""
+    return dicom_volume.are_slices(parts(folder))
+
+
 def probe(path: Path) -> Header:
     """Read the header of a file, or all headers of a series, and none of the samples."""
     path = _single(path)

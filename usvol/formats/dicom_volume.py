@@ -94,6 +94,25 @@ def probe_series(folder: Path, files: Sequence[Path]) -> Header:
     return Header(volume.grid, len(volume.order), layout.channels, dtype, volume.times_s, volume.source)
 
 
+def are_slices(files: Sequence[Path]) -> bool:
+    """Tell whether most files are images with places of their own in space, of fewer series than images."""
+    places: list[str] = []
+    series: set[str | None] = set()
+    for file in files:
+        try:
+            dataset, layout = open_header(file)
+            with typed_errors(file, "reading the DICOM header"):
+                place = dataset.get("ImagePositionPatient")
+        except ReadError:
+            continue
+        if layout.frames > 1:
+            return False
+        if place:
+            places.append(str(place))
+            series.add(text(dataset, "SeriesInstanceUID"))
+    return 2 * len(places) > len(files) and 2 * len(series) <= len(places) and len(set(places)) > 1
+
+
 def read_series(folder: Path, files: Sequence[Path]) -> Scan:
     """Read a folder of slices of one series to ``t c z y x``."""
     series = _series(folder, files)
