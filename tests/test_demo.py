@@ -43,6 +43,8 @@ def test_the_demo_leaves_other_folders_alone(tmp_path):
     with pytest.raises(ConfigError, match="not empty and no earlier demo"):
         show(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+    with pytest.raises(ConfigError, match=r"thesis\.txt: no folder can be made there"):
+        show(tmp_path / "thesis.txt")
 
 
 def test_the_same_seed_gives_the_same_file(tmp_path):

@@ -9,6 +9,7 @@ import torch
 from pydantic import BaseModel
 
 from usvol import registry, synthesis
+from usvol.errors import ConfigError
 from usvol.loading import load
 from usvol.result import Labels
 from usvol.scan import Calibration, Grid, Scan, Source, Trust
@@ -49,6 +50,15 @@ def test_a_labelled_phantom_writes_labels_beside_its_scan(labelled, tmp_path):
     facts = json.loads((tmp_path / "simulated_blobs_0005.json").read_text())
     assert facts["labels"] == {"file": "simulated_blobs_0005_labels.nii.gz", "names": {"2": "blob"}}
     assert facts["seed"] == 5
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "notes.txt/deeper", "shut"])
+def test_where_nothing_can_be_written_is_told(labelled, tmp_path, monkeypatch, name):
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "shut").mkdir()
+    monkeypatch.setattr(synthesis.os, "access", lambda path, mode: path.name != "shut")
+    with pytest.raises(ConfigError, match=rf"{name}: (no folder can be made|nothing can be written) there"):
+        synthesis.synthesise("blobs", out=tmp_path / name)
 
 
 def test_a_phantom_without_labels_writes_none(tmp_path, monkeypatch):

@@ -41,13 +41,15 @@ def evaluate(asked: EvaluateOptions) -> None:
     """Measure a task against a data set with references."""
     set_logging(verbose=asked.verbose)
     from usvol import evaluation, writing
+    from usvol.synthesis import make_folder
 
+    if asked.out is not None:
+        make_folder(asked.out)
     options = evaluation.Options(asked.device, parse_settings(asked.settings), asked.count)
     outcome = evaluation.evaluate(
         asked.task, asked.dataset, data=asked.data, folds=asked.folds, options=options
     )
     if asked.out is not None:
-        asked.out.mkdir(parents=True, exist_ok=True)
         writing.write_json(asked.out / "evaluation.json", outcome.to_json())
         (asked.out / "evaluation.md").write_text(outcome.to_markdown(), encoding="utf-8")
     if asked.as_json:

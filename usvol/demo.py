@@ -53,7 +53,7 @@ def show(
     """Simulate ``count`` clips below ``out``, run the task on them and write its report.
 
     Raises:
-        ConfigError: ``out`` holds something else than an earlier demo.
+        ConfigError: ``out`` holds something else than an earlier demo, or cannot be written to.
     """
     _make_room(out)
     made = synthesis.synthesise(phantom, out=out / "clips", count=count, seed=seed)
@@ -73,9 +73,9 @@ def show(
 
 
 def _make_room(out: Path) -> None:
-    if out.exists() and any(out.iterdir()) and not (out / _MARK).exists():
+    synthesis.make_folder(out)
+    if any(out.iterdir()) and not (out / _MARK).exists():
         raise ConfigError(f"{out} is not empty and no earlier demo. Give another folder with -o.")
-    out.mkdir(parents=True, exist_ok=True)
     (out / _MARK).touch()
     shutil.rmtree(out / "clips", ignore_errors=True)
 

@@ -31,10 +31,11 @@ class Evaluation:
     """What came out, pooled and by fold.
 
     Attributes:
-        metrics: name to value with 95 % interval (whole patients resampled).
+        metrics: name to value with 95 % interval (whole patients resampled); empty where they are undefined.
         folds: the same metrics per fold, without intervals; empty without folds.
         confusion: counts, references in rows; None where the task has no classes.
         unread: cases left out, with the reason.
+        undefined: why there are no metrics, or None.
     """
 
     task: str
@@ -47,6 +48,7 @@ class Evaluation:
     unread: Mapping[str, str]
     rows: tuple[Row, ...]
     weights_sha256: str | None
+    undefined: str | None = None
 
     @property
     def is_simulated(self) -> bool:
@@ -64,6 +66,7 @@ class Evaluation:
             "metrics": {
                 name: {"value": e.value, "low": e.low, "high": e.high} for name, e in self.metrics.items()
             },
+            "undefined": self.undefined,
             "folds": [dict(fold) for fold in self.folds],
             "confusion": None if self.confusion is None else self.confusion.tolist(),
             "unread": dict(self.unread),
@@ -85,6 +88,8 @@ class Evaluation:
         for name, e in self.metrics.items():
             by_fold = "".join(f" {fold.get(name, float('nan')):.3f} |" for fold in self.folds)
             lines.append(f"| {name} | {e.value:.3f} | {e.low:.3f} to {e.high:.3f} |{by_fold}")
+        if self.undefined is not None:
+            lines += ["", f"No metrics: {self.undefined}."]
         if self.confusion is not None:
             classes = range(len(self.confusion))
             lines += ["", "| reference \\ task |" + "".join(f" {k} |" for k in classes)]
@@ -240,27 +245,35 @@ def _finish(task: str, dataset: str, *, recipe: Recipe, answers: _Answers) -> Ev
     by_fold = []
     for fold in sorted(set(answers.folds)) if len(set(answers.folds)) > 1 else ():
         inside = [i for i, of in enumerate(answers.folds) if of == fold]
-        by_fold.append(_values(recipe, [rows[i] for i in inside], groups=[answers.groups[i] for i in inside]))
+        estimates, _ = _estimated(
+            recipe, [rows[i] for i in inside], groups=[answers.groups[i] for i in inside], of=f"fold {fold}"
+        )
+        by_fold.append({name: estimate.value for name, estimate in estimates.items()})
+    metrics, undefined = _estimated(recipe, rows, groups=answers.groups, of=dataset)
     return Evaluation(
         task=task,
         dataset=dataset,
         n=len(rows),
         patients=len(set(answers.groups)),
-        metrics=recipe.metrics(rows, answers.groups),
+        metrics=metrics,
         folds=tuple(by_fold),
         confusion=recipe.confusion(rows) if recipe.confusion else None,
         unread=answers.unread,
         rows=tuple(rows),
         weights_sha256=answers.weights_sha256,
+        undefined=undefined,
     )
 
 
-def _values(recipe: Recipe, rows: Sequence[Row], *, groups: Sequence[str]) -> dict[str, float]:
+def _estimated(
+    recipe: Recipe, rows: Sequence[Row], *, groups: Sequence[str], of: str
+) -> tuple[Mapping[str, Estimate], str | None]:
+    """Return the metrics and None, or none and why they are undefined."""
     try:
-        return {name: estimate.value for name, estimate in recipe.metrics(rows, groups).items()}
+        return recipe.metrics(rows, groups), None
     except UndefinedMetricError as error:
-        logger.warning("a fold has no metrics: %s", error)
-        return {}
+        logger.warning("%s has no metrics: %s", of, error)
+        return {}, str(error)
 
 
 def _seen_patients(task: Task) -> tuple[str, ...]:

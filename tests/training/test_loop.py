@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from usvol import evaluation, metrics, registry, weights
+from usvol import cli_study, evaluation, metrics, registry, weights
 from usvol.errors import ConfigError, DatasetError, LeakageError
 from usvol.result import Scores
 from usvol.scan import Kind, Scan, Selection
@@ -167,6 +167,34 @@ def test_members_learn_and_never_see_their_fold(toy: Path, tmp_path: Path, monke
     assert len(report.folds) == 3
     assert json.loads(json.dumps(report.to_json()))["metrics"]["mae"]["value"] == report.metrics["mae"].value
     assert "| mae |" in report.to_markdown()
+
+
+def test_an_undefined_metric_costs_no_rows(toy: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    def undefined(rows: Any, groups: Any) -> Any:
+        raise metrics.UndefinedMetricError("kappa needs two classes")
+
+    task = registry.module(registry.Group.TASKS, "toy")
+    path = _train(toy, tmp_path / "run", epochs=1)
+    monkeypatch.setattr(task, "TRAINING", dataclasses.replace(RECIPE, metrics=undefined))
+    monkeypatch.setattr(
+        registry, "build_task", lambda name, device, overrides: _ToyTask(path, overrides.get("member", 0))
+    )
+    out = tmp_path / "made" / "evaluation"
+    cli_study.evaluate(task="toy", dataset="toy", data=toy, folds=3, out=out, as_json=True)
+    told = json.loads(capsys.readouterr().out)
+    assert told == json.loads((out / "evaluation.json").read_text())
+    assert told["metrics"] == {} and told["undefined"] == "kappa needs two classes"
+    assert len(told["rows"]) == told["n"] == 48
+    assert "No metrics: kappa needs two classes." in (out / "evaluation.md").read_text()
+
+
+def test_where_no_report_can_be_written_is_told_before_the_work(
+    toy: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    monkeypatch.setattr(evaluation, "evaluate", lambda *asked, **options: pytest.fail("the work was done"))
+    with pytest.raises(ConfigError, match=r"notes\.txt: no folder can be made there"):
+        cli_study.evaluate(task="toy", dataset="toy", data=toy, out=tmp_path / "notes.txt")
 
 
 def test_testing_on_training_patients_is_refused(toy: Path, tmp_path: Path, monkeypatch: Any) -> None:
