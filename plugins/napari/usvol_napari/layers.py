@@ -46,8 +46,9 @@ class Key(StrEnum):
 
     ``SOURCE``: Source, ``PLACEMENT``: Placement, on every layer of ours. ``SCAN``: the Scan where it lies in
     memory, else absent (load ``source.path``). ``HEADER``: of a scan shown lazily. ``FINDING``: what the
-    layer shows. ``RESULT``: the whole result, on the layers made from one. ``ROLE``: which of several layers
-    of one finding this is (``ends``, ``course``, ``reslice``, ``outline``).
+    layer shows. ``RESULT``: the whole result, on the layers made from one and on the scan that was analysed
+    last. ``CORRECTED``: a result and its findings as corrected by hand, until they are measured. ``ROLE``:
+    which of several layers of one finding this is (``ends``, ``course``, ``reslice``, ``outline``).
     """
 
     SOURCE = "usvol_source"
@@ -56,6 +57,7 @@ class Key(StrEnum):
     HEADER = "usvol_header"
     FINDING = "usvol_finding"
     RESULT = "usvol_result"
+    CORRECTED = "usvol_corrected"
     ROLE = "usvol_role"
 
 
@@ -154,6 +156,20 @@ def finding_layers(
         notes = {Key.FINDING: finding, Key.PLACEMENT: placement}
         options["metadata"] = notes | options.get("metadata", {})
     return layers
+
+
+def place_of(finding: Finding, *results: Result) -> int | None:
+    """Return the position of a finding in the first of some results that it has in the last, else None.
+
+    It is found as itself, or as another of its type and name: what it was before, or became.
+    """
+    for result in results:
+        places = [i for i, one in enumerate(result.findings) if one is finding]
+        places += [i for i, one in enumerate(result.findings) if _alike(one, finding)]
+        for place in places:
+            if place < len(results[-1].findings) and _alike(results[-1].findings[place], finding):
+                return place
+    return None
 
 
 def title_of(source: Source) -> str:
@@ -374,6 +390,10 @@ def _over_time(finding: Labels | Heatmap, scene: _Scene) -> np.ndarray:
     everything = np.zeros((placement.frames, *space), samples.dtype)
     everything[looked_at] = samples.reshape(-1, *space)
     return everything
+
+
+def _alike(one: Finding, other: Finding) -> bool:
+    return type(one) is type(other) and one.name == other.name
 
 
 def _is_grey(samples: np.ndarray) -> bool:

@@ -21,12 +21,13 @@ from usvol.encoding import slug
 from usvol.errors import ConfigError
 from usvol.label_export import export_labels
 from usvol.report import preview
-from usvol.result import Finding, Labels, Measurement, Result
+from usvol.result import Curve, Finding, Labels, Measurement, Result, Scores
 from usvol.scan import Grid, Scan, Source
 from usvol_napari.edits import labels_shown, line_shown
-from usvol_napari.layers import Key, LayerTuple
+from usvol_napari.layers import Key, LayerTuple, place_of
 from usvol_napari.placement import Placement
 from usvol_napari.widgets.built_tasks import built_task
+from usvol_napari.widgets.shown import STATED
 
 
 def write_labels(path: str, *layer: Any) -> list[str]:
@@ -97,10 +98,12 @@ def corrected(layers: Sequence[LayerTuple]) -> Result:
     result = _result(layers)
     if result is None:
         raise ConfigError("None of these layers shows a result of usvol. Run a task first, or open a result.")
-    findings = list(result.findings)
+    result, findings = _unmeasured(result, layers)
     for data, options, kind in layers:
         notes = options.get("metadata", {})
-        place = next((i for i, f in enumerate(result.findings) if f is notes.get(Key.FINDING)), None)
+        if Key.FINDING not in notes or notes.get(Key.RESULT) is None:
+            continue
+        place = place_of(notes[Key.FINDING], notes[Key.RESULT], result)
         if place is not None and (edited := _edited(data, notes, kind)) is not None:
             findings[place] = edited
     if not any(pipeline.differ(a, b) for a, b in zip(findings, result.findings, strict=True)):
@@ -121,8 +124,32 @@ def _edited(data: Any, notes: dict[str, Any], kind: str) -> Finding | None:
 
 
 def _result(layers: Sequence[LayerTuple]) -> Result | None:
-    found = (options.get("metadata", {}).get(Key.RESULT) for _, options, _ in layers)
-    return next((result for result in found if result is not None), None)
+    """Return the result that layers show: of what is drawn, and of the scan where nothing of its own is.
+
+    Raises:
+        ConfigError: there is more than one.
+    """
+    notes = [n for _, options, _ in layers if (n := options.get("metadata", {})).get(Key.RESULT) is not None]
+    drawn = [n[Key.RESULT] for n in notes if Key.FINDING in n]
+    found = {id(result): result for result in drawn}
+    for result in (n[Key.RESULT] for n in notes):
+        # A scan names the result it had last: one with layers of its own, that were not chosen, is not meant.
+        if not drawn or all(isinstance(finding, Curve | Scores) for finding in result.findings):
+            found[id(result)] = result
+    if len(found) > 1:
+        tasks = ", ".join(sorted(result.task for result in found.values()))
+        raise ConfigError(f"These layers show more than one result ({tasks}). Select the layers of one task.")
+    return next(iter(found.values()), None)
+
+
+def _unmeasured(result: Result, layers: Sequence[LayerTuple]) -> tuple[Result, list[Finding]]:
+    """Return a result and its findings as corrected since; as they are where nothing waits to be measured."""
+    for _, options, _ in layers:
+        notes = options.get("metadata", {})
+        if notes.get(Key.RESULT) is result and notes.get(Key.CORRECTED) is not None:
+            before, findings = notes[Key.CORRECTED]
+            return before, list(findings)
+    return result, list(result.findings)
 
 
 def _scan_of(result: Result | None, layers: Sequence[LayerTuple]) -> Scan | None:
@@ -136,9 +163,18 @@ def _scan_of(result: Result | None, layers: Sequence[LayerTuple]) -> Scan | None
         if result is not None:
             selection = built_task(result.task, settings=result.provenance.get("config") or {}).selection
         scan = loading.load(source.path, selection=selection)
+        facts = next((n[STATED] for n in notes if STATED in n and n[Key.SOURCE].path == source.path), None)
+        if facts is not None:
+            return facts.apply(scan, loading.probe(source.path))
         stated = result.grid.spacing_mm if result is not None and result.grid != scan.grid else None
         return scan if stated is None else scan.with_spacing(stated)
-    return next((n[Key.SCAN] for n in notes if n.get(Key.SCAN) is not None), None)
+    mine = [n for n in notes if result is None or n.get(Key.RESULT) is result or _has_path(n, source)]
+    return next((n[Key.SCAN] for n in mine if n.get(Key.SCAN) is not None), None)
+
+
+def _has_path(notes: dict[str, Any], source: Source | None) -> bool:
+    path = source.path if source is not None else None
+    return path is not None and Key.SOURCE in notes and notes[Key.SOURCE].path == path
 
 
 def _foreign_labels(data: np.ndarray, meta: dict[str, Any]) -> Labels:

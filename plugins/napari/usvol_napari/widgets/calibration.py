@@ -32,9 +32,9 @@ _RULER = "ruler: click its two ends"
 
 
 class CalibrationDialog(QDialog):
-    """Stays beside the window while the user clicks; ``stated`` tells that a scan has another scale now."""
+    """Stays beside the window while the user clicks; ``stated`` brings the scan as it was before."""
 
-    stated = Signal()
+    stated = Signal(object)
 
     def __init__(self, viewer: Any, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -148,7 +148,7 @@ class CalibrationDialog(QDialog):
             state(found[0], facts)
             self.viewer.reset_view()
             self.look()
-            self.stated.emit()
+            self.stated.emit(found[1])
 
     def _found(self) -> tuple[Layer, ShownScan] | None:
         layer = chosen_layer(self.viewer)
@@ -183,6 +183,8 @@ def state(layer: Layer, facts: Stated) -> None:
     notes[STATED] = Stated(facts.spacing_mm or before.spacing_mm, facts.fps or before.fps)
     notes |= {Key.SOURCE: source, Key.PLACEMENT: placement}
     time = placement.has_time
+    for outdated in (Key.RESULT, Key.CORRECTED):
+        notes.pop(outdated, None)
     layer.metadata = notes
     layer.scale = np.array((*((placement.time_step,) if time else ()), *space_scale(placement)))
     layer.translate = (*((0.0,) if time else ()), *space_translate(placement))

@@ -21,9 +21,9 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from usvol.result import Finding, Labels, Line, Plane, Result, Surface
+from usvol.result import Labels, Line, Plane, Result, Surface
 from usvol_napari.edits import labels_of, line_of
-from usvol_napari.layers import Key, colour_of, finding_layers
+from usvol_napari.layers import Key, colour_of, finding_layers, place_of
 from usvol_napari.widgets.arrangement import shown_in
 from usvol_napari.widgets.plane_sliders import PlaneSliders
 from usvol_napari.widgets.run_task import show_analysis
@@ -42,6 +42,7 @@ class Correction(QWidget):
         self.viewer, self.session = viewer, session_of(viewer)
         self._positions: dict[Layer, int] = {}
         self._prints: dict[Layer, int] = {}
+        self._meshes: dict[Layer, Surface] = {}
         self._links: list[tuple[Any, Callable]] = []
         self._drawing = False
         self._redraw = single_shot(self._draw_plane, self, after_ms=_REDRAW_MS)
@@ -88,8 +89,9 @@ class Correction(QWidget):
         self._unlink()
         findings = analysis.result.findings if analysis else ()
         for layer in self.viewer.layers:
-            if analysis and layer.metadata.get(Key.RESULT) is analysis.result:
-                self._listen(layer, findings)
+            result = layer.metadata.get(Key.RESULT)
+            if analysis and (result is analysis.result or result is self.session.result):
+                self._listen(layer, analysis.result)
         self._offer_labels([f for f in findings if isinstance(f, Labels)])
         self.needle_box.setVisible(any(isinstance(f, Line) for f in findings))
         planes = [i for i, f in enumerate(findings) if isinstance(f, Plane)]
@@ -108,11 +110,14 @@ class Correction(QWidget):
         )
         self._refresh()
 
-    def _listen(self, layer: Layer, findings: tuple[Finding, ...]) -> None:
-        position = next((i for i, f in enumerate(findings) if f is layer.metadata.get(Key.FINDING)), None)
+    def _listen(self, layer: Layer, result: Result) -> None:
+        finding = layer.metadata.get(Key.FINDING)
+        position = place_of(finding, layer.metadata[Key.RESULT], result) if finding is not None else None
         if position is None:
             return
         self._positions[layer] = position
+        if isinstance(finding, Surface):
+            self._meshes[layer] = finding
         if isinstance(layer, LabelsLayer):
             self._prints[layer] = _print(layer)
             for event in (
@@ -128,7 +133,7 @@ class Correction(QWidget):
 
     def _unlink(self) -> None:
         _unlink(self._links)
-        self._positions, self._prints = {}, {}
+        self._positions, self._prints, self._meshes = {}, {}, {}
 
     def _suspect(self, layer: LabelsLayer) -> None:
         self._suspects.add(layer)
@@ -199,22 +204,20 @@ class Correction(QWidget):
         self._refresh()
 
     def _show_followers(self, result: Result) -> None:
-        """Draw anew what followed from a correction, and let every layer know the result it belongs to."""
+        """Draw anew what followed from a correction."""
         analysis = self.session.analysis
         if analysis is None:
             return
         surfaces = {f.name: f for f in result.findings if isinstance(f, Surface)}
-        for layer in self._positions:
-            layer.metadata = {**layer.metadata, Key.RESULT: result}
-            old = layer.metadata[Key.FINDING]
-            if not isinstance(old, Surface) or surfaces.get(old.name) is old:
-                continue
+        for layer, old in list(self._meshes.items()):
             new = surfaces.get(old.name)
+            if new is old:
+                continue
             layer.visible = new is not None and shown_in(layer, self.viewer.dims.ndisplay)
             if new is not None:
                 data, options, _ = finding_layers(new, analysis.shown.placement, beside=result.findings)[0]
                 _redraw(layer, data, options)
-                layer.metadata = {**layer.metadata, Key.FINDING: new}
+                self._meshes[layer] = new
         self._refresh()
 
     def _undo(self) -> None:

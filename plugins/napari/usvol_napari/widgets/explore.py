@@ -25,7 +25,7 @@ from usvol_napari.widgets.messages import show_error
 from usvol_napari.widgets.orthogonal_views import OrthogonalViews
 from usvol_napari.widgets.plane_sliders import PlaneSliders
 from usvol_napari.widgets.session import session_of
-from usvol_napari.widgets.shown import ShownScan, chosen_layer, shown_scan
+from usvol_napari.widgets.shown import ShownScan, chosen_layer, of_scan, same_scan, shown_scan
 from usvol_napari.widgets.slice_view import SliceView
 from usvol_napari.widgets.timers import single_shot
 
@@ -111,14 +111,12 @@ class Explore(QWidget):
     def _turn(self) -> None:
         self.viewer.dims.ndisplay = 2 if self.viewer.dims.ndisplay == 3 else 3
 
-    def _rescaled(self) -> None:
+    def _rescaled(self, before: ShownScan) -> None:
         """A result in pixels says nothing of a scan in mm: it has to be had again."""
-        analysis = self.session.analysis
-        if analysis is not None:
-            for layer in [one for one in self.viewer.layers if Key.FINDING in one.metadata]:
-                result = layer.metadata.get(Key.RESULT)
-                if result is not None and result.source.path == analysis.shown.source.path:
-                    self.viewer.layers.remove(layer)
+        for layer in [one for one in self.viewer.layers if {Key.FINDING, Key.RESULT} <= {*one.metadata}]:
+            if of_scan(layer, before):
+                self.viewer.layers.remove(layer)
+        if self.session.analysis is not None and same_scan(self.session.analysis.shown, before):
             self.session.show(None)
         self.plane_box.setChecked(False)
         self.sector_box.setChecked(False)

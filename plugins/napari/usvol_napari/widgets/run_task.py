@@ -33,7 +33,7 @@ from usvol_napari.widgets.config_form import ConfigForm
 from usvol_napari.widgets.listening import listen
 from usvol_napari.widgets.messages import show_error
 from usvol_napari.widgets.session import Analysis, session_of
-from usvol_napari.widgets.shown import ShownScan, chosen_layer, shown_scan
+from usvol_napari.widgets.shown import ShownScan, chosen_layer, of_scan, shown_scan
 
 _SAID = {
     "load model": "Loading the model",
@@ -236,14 +236,15 @@ def analyse(name: str, shown: ShownScan, *, device: str, settings: Mapping[str, 
 
 def show_analysis(viewer: Any, analysis: Analysis) -> list[Layer]:
     """Show the findings of an analysis instead of those the same scan had before."""
-    path, name = analysis.shown.source.path, analysis.result.task
     for layer in list(viewer.layers):
         old = layer.metadata.get(Key.RESULT) if Key.FINDING in layer.metadata else None
-        if old is not None and old.task == name and old.source.path == path:
+        if old is not None and old.task == analysis.result.task and of_scan(layer, analysis.shown):
             viewer.layers.remove(layer)
     scan, placement = analysis.scan, analysis.shown.placement
     whole = scan is not None and placement.frames == scan.data.shape[0]
     drawn = result_layers(analysis.result, scan if whole and scan else placement)
+    for _, options, _ in drawn:
+        options["metadata"][Key.SCAN] = analysis.shown.memory  # tells scans without a file apart
     added = [viewer.add_layer(Layer.create(*layer)) for layer in drawn]
     session_of(viewer).show(analysis)
     return added

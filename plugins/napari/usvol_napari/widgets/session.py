@@ -16,6 +16,7 @@ from usvol.scan import Scan
 from usvol.task import Task
 from usvol_napari.widgets.background import Job
 from usvol_napari.widgets.built_tasks import built_task
+from usvol_napari.widgets.result_notes import keep_notes
 from usvol_napari.widgets.shown import ShownScan
 from usvol_napari.widgets.signals import Signal
 from usvol_napari.widgets.timers import single_shot
@@ -48,17 +49,21 @@ class Session(QObject):
 
     ``analysed`` brings an ``Analysis`` (or None when it is gone), ``measured`` the result whenever its
     numbers are new, ``corrected`` the position of a finding that changed other than by its own layer (undo).
+    ``changed`` tells of every correction at once, before it is measured. ``result_before`` is the result that
+    ``result`` came after, or None.
     """
 
     analysed = Signal(object)
     measured = Signal(object)
     corrected = Signal(int)
+    changed = Signal()
     failed = Signal(object)
 
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self.analysis: Analysis | None = None
         self.result: Result | None = None
+        self.result_before: Result | None = None
         self.findings: list[Finding] = []
         self._history: list[tuple[int, Finding]] = []
         self._outdated = False
@@ -73,7 +78,7 @@ class Session(QObject):
         self._timer.stop()
         self._job.cancel()
         self.analysis = analysis
-        self.result = analysis.result if analysis else None
+        self.result, self.result_before = analysis.result if analysis else None, None
         self.findings = list(analysis.result.findings) if analysis else []
         self._history, self._outdated = [], False
         self.analysed.emit(analysis)
@@ -90,6 +95,12 @@ class Session(QObject):
         self.findings[position] = finding
         self._outdated = True
         self._timer.start()
+        self.changed.emit()
+
+    @property
+    def correction(self) -> tuple[Result, tuple[Finding, ...]] | None:
+        """The result before any correction, and its findings as they stand."""
+        return (self.analysis.result, tuple(self.findings)) if self.analysis else None
 
     def current(self, position: int) -> Finding:
         """Return a finding as it stands: corrected, or made anew as it follows from another's correction."""
@@ -128,9 +139,11 @@ class Session(QObject):
         self._job.start(lambda: _remeasured(analysis, findings))
 
     def _take(self, answer: tuple[Analysis, Result]) -> None:
+        self.result_before = self.result
         self.analysis, self.result = answer
-        result = self.result
-        self.measured.emit(result)
+        self.measured.emit(self.result)
+        if self._outdated:
+            self.changed.emit()  # corrected on while it was measured
 
     def _go_on(self) -> None:
         if self._outdated and not self._timer.isActive():
@@ -152,5 +165,6 @@ def session_of(viewer: Any) -> Session:
     reference, session = _SESSIONS.get(id(viewer), (None, None))
     if session is None or reference is None or reference() is not viewer:
         session = Session()
+        keep_notes(viewer, session)
         _SESSIONS[id(viewer)] = (weakref.ref(viewer), session)
     return session

@@ -79,6 +79,25 @@ def shown_scan(layer: Layer) -> ShownScan | None:
     )
 
 
+def of_scan(layer: Layer, shown: ShownScan) -> bool:
+    """Tell whether a layer shows this scan or what was found in it: by its file, else by its samples."""
+    source = layer.metadata.get(Key.SOURCE)
+    if source is None or source.path != shown.source.path:
+        return False
+    return source.path is not None or _same_memory(layer.metadata.get(Key.SCAN), shown.memory)
+
+
+def same_scan(one: ShownScan, other: ShownScan) -> bool:
+    """Tell whether two layers show one scan."""
+    if one.source.path is None and other.source.path is None:
+        return _same_memory(one.memory, other.memory)
+    return one.source.path == other.source.path
+
+
+def _same_memory(one: Scan | None, other: Scan | None) -> bool:
+    return one is not None and one is other
+
+
 def chosen_layer(viewer: Any) -> Layer | None:
     """Return the image layer that is meant: the active one, else the topmost that shows a scan."""
     active = viewer.layers.selection.active

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from napari.layers import Layer
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QMainWindow, QScrollArea, QSplitter, QTabWidget, QVBoxLayout, QWidget
 
@@ -18,7 +19,7 @@ from usvol_napari.widgets.listening import listen
 from usvol_napari.widgets.results_panel import ResultsPanel
 from usvol_napari.widgets.run_task import RunTask
 from usvol_napari.widgets.session import Analysis, Session, session_of
-from usvol_napari.widgets.shown import shown_scan
+from usvol_napari.widgets.shown import of_scan, shown_scan
 from usvol_napari.widgets.timers import single_shot
 
 if TYPE_CHECKING:
@@ -60,16 +61,19 @@ class Workbench(QWidget):
         self.session.analysed.connect(self._show_curve)
         self._show_curve(self.session.analysis)
         # Layers of a result come one by one.
+        self._new: list[Layer] = list(napari_viewer.layers)
         self._timer = single_shot(self._adopt, self, after_ms=0)
         listen(self, self._look, to=(napari_viewer.layers.events.inserted,))
-        self._look()
+        self._timer.start()
 
-    def _look(self, _event: Any = None) -> None:
+    def _look(self, event: Any) -> None:
+        self._new.append(event.value)
         self._timer.start()
 
     def _adopt(self) -> None:
         """Take up a result that was opened, as if it had been computed here."""
-        found = analysis_shown(self.viewer)
+        new, self._new = self._new, []
+        found = analysis_shown(self.viewer, new if self.session.analysis else list(self.viewer.layers))
         if found is not None and found.result not in (self.session.result, _original(self.session)):
             self.session.show(found)
 
@@ -80,14 +84,14 @@ class Workbench(QWidget):
             self.curve = open_curve(self.viewer)
 
 
-def analysis_shown(viewer: Any) -> Analysis | None:
-    """Return the topmost result in the viewer with the scan it belongs to, if both are there."""
+def analysis_shown(viewer: Any, layers: list[Layer]) -> Analysis | None:
+    """Return the topmost result of some layers with the scan it belongs to, if the viewer has both."""
     scans = [shown for layer in viewer.layers if (shown := shown_scan(layer)) is not None]
     for layer in reversed(viewer.layers):
         result = layer.metadata.get(Key.RESULT)
-        if result is None:
+        if result is None or layer not in layers:
             continue
-        shown = next((s for s in scans if s.source.path == result.source.path), None)
+        shown = next((scan for scan in scans if of_scan(layer, scan)), None)
         if shown is not None:
             return Analysis(result, shown)
     return None

@@ -1,0 +1,162 @@
+"""What is saved holds the numbers shown: after a correction, before it is measured, without layers."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("napari")
+
+from napari.layers import Image, Labels, Layer
+
+from usvol import pipeline
+from usvol.errors import ConfigError
+from usvol.result import Measurement, Scores
+from usvol_napari import writer
+from usvol_napari.layers import Key, scan_layers
+from usvol_napari.widgets.correction import Correction
+from usvol_napari.widgets.curve_plot import CurvePlot
+from usvol_napari.widgets.run_task import show_analysis
+from usvol_napari.widgets.session import Analysis, session_of
+from usvol_napari.widgets.shown import shown_scan
+from usvol_napari.widgets.workbench import Workbench
+
+WAIT_MS = 10_000
+
+
+def saved(layers, path):
+    """Return the measurements that saving layers as a table writes."""
+    tuples = [layer.as_layer_data_tuple() for layer in layers]
+    (path,) = writer.write_table(str(path), tuples)
+    with Path(path).open(encoding="utf-8", newline="") as stream:
+        return {row["name"]: float(row["value"]) for row in csv.DictReader(stream)}
+
+
+def measured(result):
+    return {m.name: m.value for m in result.measurements}
+
+
+@pytest.fixture
+def plan(monkeypatch):
+    """Return a function that says which task the writer gets."""
+    return lambda task: monkeypatch.setattr(writer, "built_task", lambda *_a, **_k: task)
+
+
+@pytest.fixture
+def guess(heart):
+    """A task that finds nothing to be drawn."""
+
+    class Guess(type(heart)):
+        def postprocess(self, raw, scan):
+            return (Scores("view", ("a", "b"), (0.75, 0.25), "a"),)
+
+        def measure(self, findings, scan):
+            return (Measurement("certainty", findings[0].probabilities[0], "1"),)
+
+    return Guess()
+
+
+def test_a_nudged_plane_is_saved_with_its_numbers_by_whichever_layers(
+    viewer, analysed, guided, solid, qtbot, tmp_path, plan
+):
+    widget = Correction(viewer)
+    qtbot.addWidget(widget)
+    session = analysed(guided, solid)
+    plan(guided)
+    before = measured(session.result)
+    with qtbot.waitSignal(session.measured, timeout=WAIT_MS):
+        widget.sliders.sliders["offset"].setValue(40)
+    now = measured(session.result)
+    assert now["tip_to_plane"] != before["tip_to_plane"]
+    for layers in (viewer.layers, viewer.layers[:1], viewer.layers[2:4]):
+        assert saved(layers, tmp_path / "now.csv") == now
+    for layer in viewer.layers[1:]:
+        assert any(layer.metadata[Key.FINDING] is one for one in session.result.findings)
+
+
+def test_what_waits_to_be_measured_is_measured_when_saved(
+    viewer, analysed, guided, solid, qtbot, tmp_path, plan
+):
+    widget = Correction(viewer)
+    qtbot.addWidget(widget)
+    session = analysed(guided, solid)
+    plan(guided)
+    plane = dataclasses.replace(session.findings[2], point=(10.0, 10.0, 6.0))
+    session.correct(2, plane)
+    (labels,) = [one for one in viewer.layers if isinstance(one, Labels)]
+    labels.data[:1, :2] = 2
+    at_once = saved(viewer.layers, tmp_path / "at_once.csv")
+    assert at_once["tip_to_plane"] == pytest.approx(10.0)
+    assert at_once["cyst_volume"] == pytest.approx(2 * 24 / 1000)
+    with qtbot.waitSignal(session.measured, timeout=WAIT_MS):
+        pass
+    labels.data[:1, :4] = 2  # painted on after it was measured, and not yet heard of
+    again = saved(viewer.layers, tmp_path / "again.csv")
+    assert again == at_once | {"cyst_volume": pytest.approx(4 * 24 / 1000)}
+
+
+def test_results_that_are_not_drawn_are_saved_with_the_scan(
+    viewer, analysed, guess, clip, tmp_path, heart, qtbot, plan
+):
+    session = analysed(guess, clip)
+    assert len(viewer.layers) == 1
+    assert saved(viewer.layers, tmp_path / "scores.csv") == measured(session.result)
+    curve = CurvePlot(viewer)
+    qtbot.addWidget(curve)
+    viewer.layers.clear()
+    session = analysed(heart, clip)
+    (scan,) = [one for one in viewer.layers if isinstance(one, Image)]
+    with qtbot.waitSignal(session.measured, timeout=WAIT_MS):
+        curve.move_event(0, 3)
+    assert session.result is not session.analysis.result
+    plan(heart)
+    assert saved([scan], tmp_path / "curve.csv") == measured(session.result)
+
+
+def test_of_two_results_one_has_to_be_chosen(viewer, analysed, guess, heart, clip, tmp_path, plan):
+    analysed(heart, clip)
+    scan, labels = viewer.layers
+    plan(heart)
+    first = saved([labels], tmp_path / "first.csv")
+    result = pipeline.run(guess, clip, name="guess")
+    show_analysis(viewer, Analysis(result, shown_scan(scan), task=guess, scan=clip))
+    with pytest.raises(ConfigError, match=r"guess, toy.*Select the layers of one task"):
+        saved(viewer.layers, tmp_path / "both.csv")
+    assert saved([labels], tmp_path / "again.csv") == first
+    assert saved([scan], tmp_path / "second.csv") == measured(result)
+
+
+def test_scans_without_a_file_keep_their_own_findings(viewer, analysed, guided, solid, plan, tmp_path, qtbot):
+    other = dataclasses.replace(solid, data=solid.data.flip(-1))
+    analysed(guided, solid)
+    ours = list(viewer.layers)
+    session = analysed(guided, other)
+    assert len(viewer.layers) == 2 * len(ours)
+    plan(guided)
+    labels = next(one for one in ours if isinstance(one, Labels))
+    labels.data[:1, :2] = 2
+    tuples = [layer.as_layer_data_tuple() for layer in reversed(viewer.layers) if layer in ours]
+    assert writer._scan_of(ours[1].metadata[Key.RESULT], tuples) is solid
+    assert writer.corrected(tuples).provenance["corrected"] == ["organ"]
+    assert ours[0].metadata[Key.RESULT] is not session.result
+
+
+def test_an_added_layer_does_not_bring_back_a_result_from_before(
+    viewer, analysed, guided, guess, solid, qtbot
+):
+    bench = Workbench(viewer)
+    qtbot.addWidget(bench)
+    analysed(guided, solid)
+    qtbot.wait(50)
+    other = dataclasses.replace(solid, data=solid.data.flip(-1))
+    layer = viewer.add_layer(Layer.create(*scan_layers(other)[0]))
+    viewer.layers.move(viewer.layers.index(layer), 0)
+    last = pipeline.run(guess, other, name="guess")
+    show_analysis(viewer, Analysis(last, shown_scan(layer), task=guess, scan=other))
+    viewer.add_points(np.zeros((1, 3)))
+    qtbot.wait(50)
+    assert session_of(viewer).result is last
