@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from pathlib import Path
 
@@ -201,6 +202,20 @@ def test_the_output_folder_is_not_searched(tmp_path):
     still(tmp_path / "out" / "items" / "x" / "preview.png")
     found = discover([tmp_path], exclude=tmp_path / "out")
     assert [item.path.name for item in found.items] == ["a.png"]
+
+
+def test_results_of_an_earlier_run_are_left_out_and_said_so(tmp_path):
+    still(tmp_path / "a.png")
+    for name, schema in (("out", "usvol.run/1"), ("theirs", "other/1")):
+        still(tmp_path / name / "items" / "x" / "preview.png")
+        (tmp_path / name / "run.json").write_text(json.dumps({"schema": schema}))
+    found = discover([tmp_path])
+    assert [item.path.name for item in found.items] == ["a.png", "preview.png"]
+    assert (tmp_path / "out", Ignored.RESULTS) in found.ignored
+    with pytest.raises(ConfigError, match="holds the results of a run"):
+        discover([tmp_path, tmp_path / "out"])
+    named = discover([tmp_path / "out" / "items" / "x" / "preview.png"])
+    assert [item.path.name for item in named.items] == ["preview.png"]
 
 
 @pytest.fixture

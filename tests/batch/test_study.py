@@ -17,7 +17,8 @@ from usvol import pipeline
 from usvol.batch.item import Stated
 from usvol.batch.ledger import open_ledger
 from usvol.batch.outcome import Status
-from usvol.batch.study import Existing, Plan, read_run, rebuild, run_study
+from usvol.batch.run_file import read_run
+from usvol.batch.study import Existing, Plan, rebuild, run_study
 from usvol.errors import ConfigError, ReadError
 from usvol.formats.nifti import write_nifti
 from usvol.formats.video_writing import write_gif, write_video
@@ -268,6 +269,18 @@ def test_inputs_inside_the_results_are_refused(inputs):
     with pytest.raises(ConfigError, match="lies in the output folder"):
         study(folder / "preview.gif", out=out, existing=Existing.OVERWRITE)
     assert folder.is_dir()
+
+
+def test_an_output_folder_that_is_an_input_says_so(inputs):
+    with pytest.raises(ConfigError, match="is the output folder too"):
+        study(inputs, out=inputs)
+    assert not (inputs / "run.json").exists()
+    study(inputs)
+    out = inputs.parent / "out"
+    plan = Plan("bright", (str(inputs), str(out)), out, device="cpu", existing=Existing.RESUME)
+    assert run_study(plan, on_start=lambda _: None, on_outcome=lambda _: None).resumed == 4
+    with pytest.raises(ReadError, match="nothing but the results of an earlier run"):
+        study(out, out=out, existing=Existing.RESUME)
 
 
 def test_nothing_usable_is_an_error(tmp_path):

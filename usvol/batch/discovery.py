@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from usvol.batch.run_file import read_run
 from usvol.encoding import slug
 from usvol.errors import ConfigError, ReadError
 from usvol.loading import (
@@ -30,6 +31,7 @@ class Ignored(StrEnum):
     UNKNOWN = "not an image, volume or video"
     HIDDEN = "hidden file"
     LABELS = "label map of the scan of its name beside it"
+    RESULTS = "results of an earlier run"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +64,17 @@ def discover(inputs: Sequence[str | Path], *, exclude: Path | None = None) -> Fo
     at as in any other folder. A label map beside its volume (``NAME_labels.nii.gz`` beside ``NAME.nii.gz``)
     is none. A file given twice counts once; a file named outright is always an item, so that a wrong one is
     reported. So is a broken link, and what cannot be opened.
-    ``exclude`` is not searched.
+    ``exclude`` is not searched, nor are the results of an earlier run.
 
     Raises:
-        ConfigError: an input does not exist or a glob matches nothing.
+        ConfigError: an input does not exist, a glob matches nothing, or an input is a folder of results.
     """
     items: dict[Path, Item] = {}
     ignored: dict[Path, Ignored] = {}
     taken: set[str] = set()
     gone_over = {resolved(exclude)} if exclude else set()
     for root in _roots(inputs):
+        _refuse_results(root, exclude)
         for path, reason in _walk(root, gone_over):
             key = resolved(path)
             if reason is not None:
@@ -110,9 +113,24 @@ def resolved(path: Path) -> Path:
         return path.absolute()
 
 
+def _refuse_results(root: Path, out: Path | None) -> None:
+    """Refuse an input that holds results, or would; the output folder of a run that goes on is passed by."""
+    if not _is_folder(root):
+        return
+    is_out = out is not None and resolved(root) == resolved(out)
+    has_results = read_run(root) is not None
+    if is_out and not has_results and any(root.iterdir()):
+        raise ConfigError(f"Input {str(root)!r} is the output folder too. Give another -o.")
+    if has_results and not is_out:
+        raise ConfigError(f"Input {str(root)!r} holds the results of a run. Give the scans it was made from.")
+
+
 def _walk(root: Path, gone_over: set[Path]) -> Iterator[tuple[Path, Ignored | None]]:
     if not _is_folder(root):
         yield root, None
+        return
+    if read_run(root) is not None:
+        yield root, Ignored.RESULTS
         return
     if resolved(root) in gone_over:
         return

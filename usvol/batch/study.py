@@ -17,18 +17,17 @@ from typing import Any
 
 from usvol import pipeline, registry, writing
 from usvol.batch import item as items
-from usvol.batch.discovery import Found, Item, discover, resolved
+from usvol.batch.discovery import Found, Ignored, Item, discover, resolved
 from usvol.batch.item import Stated
 from usvol.batch.ledger import LEDGER_FILE, Ledger, open_ledger
 from usvol.batch.local import execute
 from usvol.batch.outcome import Outcome, Status, printable
+from usvol.batch.run_file import RUN_FILE, SCHEMA, read_run
 from usvol.batch.tables import write_tables
 from usvol.encoding import jsonable
 from usvol.errors import CancelledError, ConfigError, ReadError
 from usvol.task import Task
 
-RUN_FILE = "run.json"
-SCHEMA = "usvol.run/1"
 _MAX_CRASHES = 3
 _OURS = (
     "items",
@@ -182,15 +181,6 @@ def rebuild(out: Path) -> Path:
     return out / "report.html"
 
 
-def read_run(out: Path) -> dict[str, Any] | None:
-    """Return the content of ``run.json``, or None if there is none of ours."""
-    try:
-        facts = json.loads((out / RUN_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return facts if isinstance(facts, dict) and facts.get("schema") == SCHEMA else None
-
-
 @dataclass(slots=True)
 class _Tally:
     computed: int = 0
@@ -321,4 +311,6 @@ def _summary(plan: Plan, ledger: Ledger, tally: _Tally, seconds: float) -> Summa
 def _nothing(found: Found) -> str:
     if not found.ignored:
         return "it holds no file"
+    if {why for _, why in found.ignored} == {Ignored.RESULTS}:
+        return "it holds nothing but the results of an earlier run"
     return f"none of its {len(found.ignored)} files is an ultrasound image, volume or video"

@@ -102,14 +102,14 @@ def are_slices(files: Sequence[Path]) -> bool:
         try:
             dataset, layout = open_header(file)
             with typed_errors(file, "reading the DICOM header"):
-                place = dataset.get("ImagePositionPatient")
+                place, own = dataset.get("ImagePositionPatient"), text(dataset, "SeriesInstanceUID")
         except ReadError:
             continue
         if layout.frames > 1:
             return False
         if place:
             places.append(str(place))
-            series.add(text(dataset, "SeriesInstanceUID"))
+            series.add(own)
     return 2 * len(places) > len(files) and 2 * len(series) <= len(places) and len(set(places)) > 1
 
 
