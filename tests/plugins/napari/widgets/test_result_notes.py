@@ -28,22 +28,22 @@ from usvol_napari.widgets.workbench import Workbench
 WAIT_MS = 10_000
 
 
-def saved(layers, path):
-    """Return the measurements that saving layers as a table writes."""
-    tuples = [layer.as_layer_data_tuple() for layer in layers]
-    (path,) = writer.write_table(str(path), tuples)
-    with Path(path).open(encoding="utf-8", newline="") as stream:
-        return {row["name"]: float(row["value"]) for row in csv.DictReader(stream)}
-
-
 def measured(result):
     return {m.name: m.value for m in result.measurements}
 
 
 @pytest.fixture
-def plan(monkeypatch):
-    """Return a function that says which task the writer gets."""
-    return lambda task: monkeypatch.setattr(writer, "built_task", lambda *_a, **_k: task)
+def saved(tmp_path, monkeypatch):
+    """Return a function that saves layers as a table, and returns the measurements written."""
+
+    def save(layers, task):
+        monkeypatch.setattr(writer, "built_task", lambda *_a, **_k: task)
+        tuples = [layer.as_layer_data_tuple() for layer in layers]
+        (path,) = writer.write_table(str(tmp_path / "table.csv"), tuples)
+        with Path(path).open(encoding="utf-8", newline="") as stream:
+            return {row["name"]: float(row["value"]) for row in csv.DictReader(stream)}
+
+    return save
 
 
 @pytest.fixture
@@ -61,82 +61,76 @@ def guess(heart):
 
 
 def test_a_nudged_plane_is_saved_with_its_numbers_by_whichever_layers(
-    viewer, analysed, guided, solid, qtbot, tmp_path, plan
+    viewer, analysed, guided, solid, qtbot, saved
 ):
     widget = Correction(viewer)
     qtbot.addWidget(widget)
     session = analysed(guided, solid)
-    plan(guided)
     before = measured(session.result)
     with qtbot.waitSignal(session.measured, timeout=WAIT_MS):
         widget.sliders.sliders["offset"].setValue(40)
     now = measured(session.result)
     assert now["tip_to_plane"] != before["tip_to_plane"]
     for layers in (viewer.layers, viewer.layers[:1], viewer.layers[2:4]):
-        assert saved(layers, tmp_path / "now.csv") == now
+        assert saved(layers, guided) == now
     for layer in viewer.layers[1:]:
         assert any(layer.metadata[Key.FINDING] is one for one in session.result.findings)
 
 
-def test_what_waits_to_be_measured_is_measured_when_saved(
-    viewer, analysed, guided, solid, qtbot, tmp_path, plan
-):
+def test_what_waits_to_be_measured_is_measured_when_saved(viewer, analysed, guided, solid, qtbot, saved):
     widget = Correction(viewer)
     qtbot.addWidget(widget)
     session = analysed(guided, solid)
-    plan(guided)
     plane = dataclasses.replace(session.findings[2], point=(10.0, 10.0, 6.0))
     session.correct(2, plane)
     (labels,) = [one for one in viewer.layers if isinstance(one, Labels)]
     labels.data[:1, :2] = 2
-    at_once = saved(viewer.layers, tmp_path / "at_once.csv")
+    at_once = saved(viewer.layers, guided)
     assert at_once["tip_to_plane"] == pytest.approx(10.0)
     assert at_once["cyst_volume"] == pytest.approx(2 * 24 / 1000)
     with qtbot.waitSignal(session.measured, timeout=WAIT_MS):
         pass
     labels.data[:1, :4] = 2  # painted on after it was measured, and not yet heard of
-    again = saved(viewer.layers, tmp_path / "again.csv")
+    again = saved(viewer.layers, guided)
     assert again == at_once | {"cyst_volume": pytest.approx(4 * 24 / 1000)}
 
 
-def test_results_that_are_not_drawn_are_saved_with_the_scan(
-    viewer, analysed, guess, clip, tmp_path, heart, qtbot, plan
-):
+def test_scores_are_saved_with_the_scan(viewer, analysed, guess, clip, saved):
     session = analysed(guess, clip)
     assert len(viewer.layers) == 1
-    assert saved(viewer.layers, tmp_path / "scores.csv") == measured(session.result)
+    assert saved(viewer.layers, guess) == measured(session.result)
+
+
+def test_a_moved_event_is_saved_with_the_scan(viewer, analysed, heart, clip, qtbot, saved):
     curve = CurvePlot(viewer)
     qtbot.addWidget(curve)
-    viewer.layers.clear()
     session = analysed(heart, clip)
     (scan,) = [one for one in viewer.layers if isinstance(one, Image)]
     with qtbot.waitSignal(session.measured, timeout=WAIT_MS):
         curve.move_event(0, 3)
     assert session.result is not session.analysis.result
-    plan(heart)
-    assert saved([scan], tmp_path / "curve.csv") == measured(session.result)
+    assert saved([scan], heart) == measured(session.result)
 
 
-def test_of_two_results_one_has_to_be_chosen(viewer, analysed, guess, heart, clip, tmp_path, plan):
+def test_of_two_results_one_has_to_be_chosen(viewer, analysed, guess, heart, clip, saved):
     analysed(heart, clip)
     scan, labels = viewer.layers
-    plan(heart)
-    first = saved([labels], tmp_path / "first.csv")
+    first = saved([labels], heart)
     result = pipeline.run(guess, clip, name="guess")
     show_analysis(viewer, Analysis(result, shown_scan(scan), task=guess, scan=clip))
     with pytest.raises(ConfigError, match=r"guess, toy.*Select the layers of one task"):
-        saved(viewer.layers, tmp_path / "both.csv")
-    assert saved([labels], tmp_path / "again.csv") == first
-    assert saved([scan], tmp_path / "second.csv") == measured(result)
+        saved(viewer.layers, heart)
+    assert saved([labels], heart) == first
+    assert saved([scan], guess) == measured(result)
 
 
-def test_scans_without_a_file_keep_their_own_findings(viewer, analysed, guided, solid, plan, tmp_path, qtbot):
+def test_scans_without_a_file_keep_their_own_findings(viewer, analysed, guided, solid, monkeypatch):
     other = dataclasses.replace(solid, data=solid.data.flip(-1))
     analysed(guided, solid)
     ours = list(viewer.layers)
     session = analysed(guided, other)
     assert len(viewer.layers) == 2 * len(ours)
-    plan(guided)
+    monkeypatch.setattr(writer, "built_task", lambda *_a, **_k: guided)
     labels = next(one for one in ours if isinstance(one, Labels))
     labels.data[:1, :2] = 2
     tuples = [layer.as_layer_data_tuple() for layer in reversed(viewer.layers) if layer in ours]
