@@ -292,10 +292,8 @@ def _(finding: Surface, scene: _Scene) -> Iterator[LayerTuple]:
 @_layers.register
 def _(finding: Line, scene: _Scene) -> Iterator[LayerTuple]:
     placement = scene.placement
-    frame = None if finding.frame_index is None else scene.file_frame(finding.frame_index)
-    ends = to_viewer([finding.entry, finding.tip], placement, frame=frame)
+    ends, drawn = _on_frame([finding.entry, finding.tip], scene, finding.frame_index)
     width = mark_size(placement)
-    drawn = _drawn(placement, ends.shape[1])
     yield ends[None], {**drawn, "name": finding.name, "shape_type": "line", "edge_width": width / 2,
                        "edge_color": _LINE}, "shapes"  # fmt: skip
     if not placement.grid.is_planar:
@@ -312,14 +310,13 @@ def _(finding: Line, scene: _Scene) -> Iterator[LayerTuple]:
 @_layers.register
 def _(finding: Box, scene: _Scene) -> Iterator[LayerTuple]:
     placement = scene.placement
-    frame = None if finding.frame_index is None else scene.file_frame(finding.frame_index)
     half = np.asarray(finding.size) / 2
     signs = np.array([(z, y, x) for z in (-1, 1) for y in (-1, 1) for x in (-1, 1)])
     corners = np.asarray(finding.centre) + (signs * half) @ np.asarray(finding.rotation).T
-    points = to_viewer(corners, placement, frame=frame)
+    points, drawn = _on_frame(corners, scene, finding.frame_index)
     planar = placement.grid.is_planar
     paths = [points[[0, 1, 3, 2, 0]]] if planar else [points[list(edge)] for edge in _BOX_EDGES]
-    options = {**_drawn(placement, points.shape[1]), "name": finding.name, "shape_type": "path"}
+    options = {**drawn, "name": finding.name, "shape_type": "path"}
     yield paths, {**options, "edge_width": mark_size(placement) / 3, "edge_color": _TIP,
                   "face_color": "transparent"}, "shapes"  # fmt: skip
 
@@ -371,10 +368,23 @@ def placed(placement: Placement, grid: Grid | None = None) -> dict[str, Any]:
     }
 
 
-def _drawn(placement: Placement, ndim: int | None = None) -> dict[str, Any]:
-    """Return units and axis names of points already in viewer coordinates: of space, or with time."""
-    count = ndim or len(placement.space_axes)
-    return {"axis_labels": placement.axes[-count:], "units": placement.units[-count:]}
+def _drawn(placement: Placement) -> dict[str, Any]:
+    """Return units and axis names of points in viewer coordinates of space."""
+    return {"axis_labels": placement.space_axes, "units": placement.space_units}
+
+
+def _on_frame(world: Any, scene: _Scene, position: int | None) -> tuple[np.ndarray, dict[str, Any]]:
+    """Return world points as a layer holds them, and its options: led by the frame, of findings of one frame.
+
+    Napari draws points and shapes within half a unit of their data: of frames, then, and not of seconds.
+    """
+    placement = scene.placement
+    points = to_viewer(world, placement)
+    if position is None or not placement.has_time:
+        return points, _drawn(placement)
+    led = np.column_stack([np.full(len(points), float(scene.file_frame(position))), points])
+    scale = (placement.time_step, *np.ones(points.shape[1]))
+    return led, {"axis_labels": placement.axes, "units": placement.units, "scale": scale}
 
 
 def _over_time(finding: Labels | Heatmap, scene: _Scene) -> np.ndarray:

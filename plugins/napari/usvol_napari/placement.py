@@ -108,13 +108,10 @@ def space_translate(placement: Placement, grid: Grid | None = None) -> tuple[flo
     return tuple(float(v) for v in first[3 - len(placement.space_axes) :])
 
 
-def to_viewer(world: np.ndarray | Sequence, placement: Placement, *, frame: int | None = None) -> np.ndarray:
-    """Map world points (n, 3) to viewer points (n, axes of space), led by the time of ``frame`` if given."""
+def to_viewer(world: np.ndarray | Sequence, placement: Placement) -> np.ndarray:
+    """Map world points (n, 3) to viewer points (n, axes of space)."""
     points = np.atleast_2d(np.asarray(world, float)) @ placement.tilt
-    points = points[:, 3 - len(placement.space_axes) :]
-    if frame is None or not placement.has_time:
-        return points
-    return np.column_stack([np.full(len(points), frame * placement.time_step), points])
+    return points[:, 3 - len(placement.space_axes) :]
 
 
 def to_world(viewer: np.ndarray | Sequence, placement: Placement) -> np.ndarray:

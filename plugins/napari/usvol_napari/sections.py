@@ -15,6 +15,8 @@ def polygons_of(layer: Layer) -> list[np.ndarray]:
     """Return the flat convex outlines (n, 3), in viewer coordinates, of the plane or box of a layer."""
     if not isinstance(layer, Shapes) or layer.ndim != 3 or Key.FINDING not in layer.metadata:
         return []
+    if layer.metadata[Key.PLACEMENT].grid.is_planar:
+        return []  # its axes are t, y, x
     drawn = [np.asarray(path, float) for path in layer.data]
     if layer.metadata.get(Key.ROLE) == "outline":
         return drawn

@@ -78,8 +78,9 @@ def assert_in_place(layer, finding, scan):
         frames = [seen[position] for position in finding.frame_indices or range(len(finding.data))]
         marked = np.argwhere(np.asarray(finding.data) > 0)
         for frame, *index in marked[:: max(1, len(marked) // 50)]:
-            point = to_viewer(finding.grid.to_world(np.array(index, float)), placement, frame=frames[frame])
-            place = np.round(layer.world_to_data(point[0])).astype(int)
+            point = to_viewer(finding.grid.to_world(np.array(index, float)), placement)[0]
+            time = [frames[frame] * placement.time_step] if placement.has_time else []
+            place = np.round(layer.world_to_data([*time, *point])).astype(int)
             assert layer.data[tuple(place)] == finding.data[(frame, *index)]
         return
     middle = np.asarray(layer.extent.world).mean(0)[-space:]

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from napari.layers import Layer
+from napari.layers import Layer, Points, Shapes
 from scipy.spatial.transform import Rotation
 
 from usvol.resampling import reslice
@@ -186,8 +186,28 @@ def test_needles_of_one_frame_are_shown_on_that_frame():
     scan = cine()
     line = Line("needle", (0.0, 1.0, 2.0), (0.0, 6.0, 5.0), None, 1)
     drawn, ends = (made(one) for one in result_layers(result_of(scan, line, frames=(0, 4)), scan))
-    np.testing.assert_allclose(ends.data[:, 0], 4 * 0.04)
+    np.testing.assert_allclose(ends.data_to_world(ends.data[1]), (4 * 0.04, 6.0, 5.0))
     np.testing.assert_allclose(drawn.data[0][:, 1:], [(1.0, 2.0), (6.0, 5.0)])
+    assert {str(unit) for unit in ends.units} == {"second", "millimeter"}
+    assert line_of(ends) == line
+
+
+@pytest.mark.parametrize("solid", [True, False])
+def test_lines_and_boxes_of_one_frame_are_drawn_on_no_other(viewer, solid):
+    scan = volume(frames=5) if solid else cine(5)
+    entry, tip = (tuple(float(v) for v in scan.grid.to_world(np.array(i))) for i in ((0, 2, 3), (0, 15, 12)))
+    line = Line("needle", entry, tip, None, 3)
+    box = Box("roi", tip, (2.0, 3.0, 2.0), IDENTITY, None, 3)
+    layers = [viewer.add_layer(made(one)) for one in result_layers(result_of(scan, line, box), scan)]
+    viewer.add_layer(made(scan_layers(scan)[0]))
+    step, drawn = scan.times_s[1], []
+    viewer.dims.set_point(range(1, viewer.dims.ndim), tip[-viewer.dims.ndim + 1 :])
+    for frame in range(5):
+        viewer.dims.set_point(0, frame * step)
+        drawn += [frame for one in layers if isinstance(one, Points) and len(one._view_indices)]
+        shapes = [one for one in layers if isinstance(one, Shapes)]
+        drawn += [frame for one in shapes if len(one._data_view._mesh.displayed_triangles)]
+    assert set(drawn) == {3}
 
 
 def test_curves_and_scores_are_no_part_of_the_picture():

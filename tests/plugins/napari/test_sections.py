@@ -35,6 +35,14 @@ def test_a_box_is_cut_into_a_rectangle_and_missed_beside_it():
     assert crossings(polygons, axis=0, at=12.0) == []
 
 
+def test_a_box_in_a_cine_has_no_sections():
+    scan = Scan(torch.zeros(3, 1, 1, 20, 24, dtype=torch.uint8), Grid((1, 20, 24), (1.0, 1.0, 1.0)))
+    box = Box("box", (0.0, 10.0, 12.0), (1.0, 4.0, 8.0), EYE, None, 1)
+    result = Result("toy", scan.grid, scan.source, (box,), ())
+    (layer,) = (Layer.create(*one) for one in result_layers(result, scan))
+    assert polygons_of(layer) == []
+
+
 def test_an_oblique_plane_is_cut_along_its_line():
     tilted = Plane("cut", (8.0, 10.0, 12.0), (1.0, 1.0, 0.0), (0.0, 0.0, 1.0))
     polygons = [p for one in layers_of(tilted) for p in polygons_of(one)]
