@@ -17,7 +17,7 @@ import usvol
 from usvol.errors import EmptyFileError, EncryptedFileError, ReadError, TruncatedFileError, UnknownFormatError
 from usvol.formats.metaimage import write_image
 from usvol.formats.video import write_video
-from usvol.loading import FileClass, _reader, classify, load, probe
+from usvol.loading import FileClass, _reader, classify, load, parts, probe
 from usvol.scan import Grid, Kind, Selection
 
 OLE = b"\xd0\xcf\x11\xe0"
@@ -186,6 +186,26 @@ def test_a_name_that_is_not_utf_8_is_read_or_refused_by_name(tmp_path, clip, sti
             load(path)
     with pytest.raises(ReadError, match="not UTF-8"):
         probe(path)
+
+
+def test_the_parts_of_a_scan_are_the_files_it_is_read_from(tmp_path, still, volume):
+    assert parts(still) == (still,)
+    assert parts(volume) == (volume,)
+    for name in ("v.mhd", "w.nhdr", "x.mha"):
+        write_image(tmp_path / name, np.zeros((3, 4, 5), np.uint8), grid=Grid((3, 4, 5)))
+    assert parts(tmp_path / "v.mhd") == (tmp_path / "v.mhd", tmp_path / "v.zraw")
+    assert parts(tmp_path / "w.nhdr") == (tmp_path / "w.nhdr", tmp_path / "w.raw.gz")
+    assert parts(tmp_path / "x.mha") == (tmp_path / "x.mha",)
+    for name in ("p.hdr", "p.img", "text.mhd"):
+        (tmp_path / name).write_text("x")
+    assert parts(tmp_path / "p.hdr") == (tmp_path / "p.hdr", tmp_path / "p.img")
+    assert parts(tmp_path / "text.mhd") == (tmp_path / "text.mhd",)
+    folder = tmp_path / "beat"
+    folder.mkdir()
+    for number in (10, 2):
+        shutil.copy(still, folder / f"frame{number}.png")
+    (folder / "notes.txt").write_text("x")
+    assert parts(folder) == (folder / "frame2.png", folder / "frame10.png")
 
 
 def test_folders(tmp_path, clip, still):

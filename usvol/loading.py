@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 from usvol.errors import EmptyFileError, EncryptedFileError, ReadError, UnknownFormatError
-from usvol.formats import still_series, video
+from usvol.formats import metaimage_header, still_series, video
 from usvol.scan import Header, Scan, Selection
 
 HEAD_BYTES = 4096
@@ -134,15 +134,33 @@ def name_of(path: Path) -> str:
 
 
 def parts(path: Path) -> tuple[Path, ...]:
-    """Return the files that a scan is read from: those of a series in a folder, or the file itself."""
+    """Return the files that a scan is read from: a series in a folder, a header and its samples, one file."""
     if not path.is_dir():
-        return (path,)
+        return (path, *_detached(path))
     name = _sniffing_format(path, b"")
     if name == "images" and (series := still_series.find_series(path)):
         return series.paths
     if name == "dicom" and (module := _module(name)):
         return tuple(module.parts(path))
     return tuple(sorted(file for file in path.iterdir() if file.is_file()))
+
+
+def _detached(path: Path) -> Iterator[Path]:
+    """Yield the files beside a header that hold its samples."""
+    if other := {".hdr": ".img", ".img": ".hdr"}.get(path.suffix.lower()):
+        place = path.with_suffix(other).name
+    elif path.name.lower().endswith(tuple(SUFFIXES["metaimage"])):
+        try:
+            fields = metaimage_header.read_header(path).fields
+        except ReadError:
+            return  # no such header, whatever its name
+        place = fields.get("ElementDataFile") or fields.get("data file") or fields.get("datafile", "LOCAL")
+    else:
+        return
+    if place.upper().startswith("LIST") or "%" in place:
+        yield from sorted(file for file in path.parent.iterdir() if file.is_file() and file != path)
+    elif (path.parent / place).is_file():
+        yield path.parent / place
 
 
 @contextmanager

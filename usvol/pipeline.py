@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from usvol import canonical, quality, resampling
+from usvol import canonical, loading, quality, resampling
 from usvol.errors import KindError, UncalibratedError, UnknownTimeError
 from usvol.result import Finding, Flag, Labels, Measurement, Result, Severity
 from usvol.scan import Kind, Scan
@@ -230,12 +230,13 @@ def versions() -> MappingProxyType[str, str]:
 
 
 def input_sha256(path: Path | None) -> str | None:
-    """Return the sha256 of a file, or of the names and contents of a folder; None without a path."""
+    """Return the sha256 of a file, or of names and contents of the parts of a scan; None without a path."""
     if path is None or not path.exists():
         return None
-    if path.is_file():
+    parts = loading.parts(path)
+    if parts == (path,):
         return sha256_of(path)
     digest = hashlib.sha256()
-    for part in sorted(p for p in path.rglob("*") if p.is_file()):
-        digest.update(f"{part.relative_to(path).as_posix()}\0{sha256_of(part)}\n".encode())
+    for part in parts:
+        digest.update(f"{part.name}\0{sha256_of(part)}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()

@@ -20,6 +20,7 @@ from usvol.batch.outcome import Status
 from usvol.batch.run_file import read_run
 from usvol.batch.study import Existing, Plan, rebuild, run_study
 from usvol.errors import ConfigError, ReadError
+from usvol.formats.metaimage import write_image
 from usvol.formats.nifti import write_nifti
 from usvol.formats.video_writing import write_gif, write_video
 from usvol.scan import Grid
@@ -173,6 +174,25 @@ def test_resume_notices_a_changed_input_and_a_repaired_one(inputs):
     assert float(rows[0]["bright_samples"]) == 0
     assert rows[5]["status"] == "done"
     assert not list((inputs.parent / "out" / "quarantine").iterdir())
+
+
+def test_resume_notices_a_changed_part_of_an_input(tmp_path):
+    root = tmp_path / "in"
+    (root / "beat").mkdir(parents=True)
+    for number in range(4):
+        Image.new("L", (32, 24), 40).save(root / "beat" / f"{number}.png")
+    volume = np.full((8, 9, 10), 40, np.uint8)
+    write_image(root / "v.mhd", volume, grid=Grid((8, 9, 10)))
+    study(root)
+    assert study(root, existing=Existing.RESUME)[0].resumed == 2
+    before = {o.path: o.row["input_sha256"] for o in study(root, existing=Existing.RESUME)[1]}
+    Image.new("L", (32, 24), 220).save(root / "beat" / "2.png")
+    write_image(root / "other.mhd", np.full((8, 9, 10), 220, np.uint8), grid=Grid((8, 9, 10)))
+    (root / "other.zraw").replace(root / "v.zraw")
+    (root / "other.mhd").unlink()
+    summary, outcomes = study(root, existing=Existing.RESUME)
+    assert summary.computed == 2
+    assert all(o.row["input_sha256"] != before[o.path] for o in outcomes)
 
 
 def test_an_input_that_breaks_later_does_not_keep_its_old_result(inputs):

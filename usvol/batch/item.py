@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import logging
 import shutil
 import threading
@@ -77,7 +79,7 @@ def resume(item: Item, *, out: Path) -> Outcome | None:
     try:
         if content is None or content.get("stamp") != stamp(item.path):
             return None
-    except OSError:
+    except (OSError, UsvolError):
         return None  # it is gone or shut, which the new attempt tells
     return Outcome(item.id, item.order, printable(item.path), Status.DONE, row=row_of(content), resumed=True)
 
@@ -100,16 +102,25 @@ def failed(item: Item, error: BaseException, *, out: Path) -> Outcome:
     return Outcome(item.id, item.order, printable(item.path), Status.FAILED, type(error).__name__, message)
 
 
-def stamp(path: Path) -> dict[str, int]:
-    """Return size and modification time of an input, to notice that it changed since."""
-    state = path.stat()
-    return {"bytes": state.st_size, "mtime_ns": state.st_mtime_ns}
+def stamp(path: Path) -> dict[str, int | str]:
+    """Return size and modification time of an input and its parts, to notice that it changed since."""
+    parts = loading.parts(path)
+    states = [part.stat() for part in parts]
+    found: dict[str, int | str] = {
+        "bytes": sum(state.st_size for state in states),
+        "mtime_ns": max(state.st_mtime_ns for state in states),
+    }
+    if len(parts) > 1:
+        facts = [[part.name, s.st_size, s.st_mtime_ns] for part, s in zip(parts, states, strict=True)]
+        found["parts"] = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    return found
 
 
 def _process(task: Task, item: Item, *, out: Path, stated: Stated, turn: threading.Lock) -> dict[str, Any]:
     header = loading.probe(item.path)
     title = task.provenance.get("task") or type(task).__name__
     pipeline.require_kind(task, header.kind, title=title, path=item.path)
+    stamped = stamp(item.path)
     scan = loading.load(item.path, selection=task.selection)
     if stated.spacing_mm is not None or stated.fps is not None:
         scan = stated.apply(scan, header)
@@ -124,7 +135,7 @@ def _process(task: Task, item: Item, *, out: Path, stated: Stated, turn: threadi
         path = result.source.path
         source = dataclasses.replace(result.source, path=path and Path(printable(path)))
         result = dataclasses.replace(result, source=source)
-        extra = {"id": item.id, "stamp": stamp(item.path)}
+        extra = {"id": item.id, "stamp": stamped}
         content = writing.write_into(result, partial, scan=scan, extra=extra)
     (out / "quarantine" / f"{item.id}.json").unlink(missing_ok=True)
     return row_of(jsonable(content))
