@@ -130,7 +130,9 @@ def test_dotted_overrides_reach_nested_settings():
     assert merged == {"net": {"width": 16, "depth": 2}, "lr": 1}
 
 
-@pytest.mark.parametrize("text", ["- a\n- b\n", "a: [1", "\x00"])
+@pytest.mark.parametrize(
+    "text", ["- a\n- b\n", "a: [1", "\x00", "1: 2", "on: 5", "threshold: 3\n2020-01-01: 4"]
+)
 def test_a_config_file_that_is_no_mapping_is_refused(toybox, tmp_path, text):
     path = tmp_path / "bad.yaml"
     path.write_text(text)

@@ -154,7 +154,7 @@ def configure(
     from pydantic import ValidationError
 
     model: type[BaseModel] = source.Config
-    settings = _merge(_read_yaml(config_file) if config_file else {}, overrides or {})
+    settings = _merge(read_settings(config_file) if config_file else {}, overrides or {})
     owner = owner or source.__name__
     unknown = [key for key in settings if key not in model.model_fields]
     if unknown:
@@ -163,6 +163,31 @@ def configure(
         return model.model_validate(settings)
     except ValidationError as error:
         raise ConfigError(f"{owner}: {_problems(error)}. {_fields(model)}") from error
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Read the settings of a YAML file, by name.
+
+    Raises:
+        ConfigError: it cannot be read, or is no YAML of settings by name.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be read ({error.strerror}). Give the path of a YAML file."
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if content is not None and not isinstance(content, dict):
+        raise ConfigError(f"{path}: must hold 'key: value' lines, and holds a {type(content).__name__}.")
+    for key in content or {}:
+        if not isinstance(key, str):
+            what = f"YAML reads it as a {type(key).__name__}"
+            raise ConfigError(f"{path}: {key!r} is no name of a setting ({what}). Write 'name: value' lines.")
+    return content or {}
 
 
 def _entries(group: Group) -> dict[str, Entry]:
@@ -231,22 +256,6 @@ def _declared_kinds(tree: ast.Module) -> frozenset[Kind]:
 def _warn(group: Group, label: str, package: str, cause: str) -> None:
     message = f"skipping {group.noun} package {label!r} ({package}): {cause}"
     warnings.warn(message, RuntimeWarning, stacklevel=2)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot be read ({error.strerror}). Give the path of a YAML file."
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
-    if content is not None and not isinstance(content, dict):
-        raise ConfigError(f"{path}: must hold 'key: value' lines, and holds a {type(content).__name__}.")
-    return content or {}
 
 
 def _merge(settings: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -338,6 +339,62 @@ def test_wrong_settings_and_missing_data_are_told(toy: Path, tmp_path: Path) -> 
         loop.train("toy", loop.Fitting(tmp_path / "run"))
     with pytest.raises(ConfigError, match="No recipe"):
         loop.train("toy", loop.Fitting(tmp_path / "run"), config=tmp_path / "no.yaml", data=toy)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"a: [1", "not valid YAML"),
+        (b"\xff\xfe\x00", "not valid YAML"),
+        (b"- a\n", "holds a list"),
+        (b"1: 2", "1 is no name of a setting"),
+        (b"data: x", "data = 'x': write `data:`"),
+        (b"data:\n  toy:\n", "data.toy = None is no folder"),
+        (b"data:\n  1: x\n", "data.1 = 'x' is no folder"),
+        (b"precision: foo", "precision: Input should be"),
+        (b"seed: -1", "seed: Input should be greater"),
+        (b"devices: 0", "devices: String should match"),
+    ],
+)
+def test_a_recipe_that_cannot_be_read_is_told(toy: Path, tmp_path: Path, text: bytes, said: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(text)
+    with pytest.raises(ConfigError, match=rf"recipe\.yaml: .*{re.escape(said)}"):
+        loop.train("toy", loop.Fitting(tmp_path / "run"), config=path)
+
+
+def test_folders_are_stated_beside_a_recipe(toy: Path, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("data:\n  toy:\ndevices: 2\n")
+    chosen, folders = loop._read(RECIPE, config=path, overrides={"data.toy": str(toy)})
+    assert (chosen.devices, folders) == ("2", {"toy": toy})
+    with pytest.raises(ConfigError, match=r"data\.toy = 5 is no folder"):
+        loop._read(RECIPE, config=path, overrides={"data.toy": 5})
+
+
+def test_where_nothing_can_be_trained_or_written_is_told_before_cases_are_prepared(
+    toy: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(loop, "prepare_cases", lambda *given, **named: pytest.fail("cases were prepared"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for device in ("foo", "cuda", "cuda:1"):
+        with pytest.raises(ConfigError, match=device):
+            loop.train("toy", loop.Fitting(tmp_path / "run", device=device), data=toy)
+    (tmp_path / "notes.txt").write_text("mine")
+    for out, settings in (("notes.txt", {}), ("run", {"cache": str(tmp_path / "notes.txt")})):
+        with pytest.raises(ConfigError, match=r"notes\.txt: no folder can be made there"):
+            loop.train("toy", loop.Fitting(tmp_path / out), data=toy, settings=settings)
+
+
+def test_a_gpu_that_is_named_is_the_one_that_is_used(monkeypatch: Any) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert loop._hardware("cuda:1", "1") == ("gpu", [1])
+    assert loop._hardware("cuda", "2") == ("gpu", "2")
+    assert loop._hardware("auto", "auto") == ("auto", "auto")
+    assert loop._hardware("cpu", "3") == ("cpu", "3")
+    with pytest.raises(ConfigError, match="devices=3: torch sees 2"):
+        loop._hardware("cuda", "3")
 
 
 def test_a_finished_ensemble_is_a_start(toy: Path, tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ from safetensors.torch import load_file, save_file
 
 from usvol import registry, weights
 from usvol.errors import ConfigError, DatasetError, MissingExtraError
+from usvol.runtime import resolve_device
+from usvol.synthesis import make_folder
 from usvol.training.cases import Case, of_split, patient_folds
 from usvol.training.members import join_members, start_from
 from usvol.training.recipe import FitSettings, Recipe, Sample
@@ -57,19 +59,22 @@ def train(
     every case is simulated or prepared, and returns the folder they are kept in.
 
     Raises:
-        ConfigError: unknown settings, or a data set without a folder.
-        DatasetError: a data set is not what its adapter expects.
+        ConfigError: a setting, the device or a folder to write to does not fit.
+        DatasetError: a data set has no folder, or is not what its adapter expects.
 
     Example:
         >>> train("covid_severity", Fitting(Path("runs/covid")), data=Path("blues"),
         ...       config=Path("configs/train/covid_severity.yaml"))  # doctest: +SKIP
     """
     recipe = recipe_of(task)
-    chosen, folders = _read(recipe, config=config, overrides=settings or {})
-    if data is not None:
-        folders[recipe.datasets[0]] = data
+    own_data = {} if data is None else {f"data.{recipe.datasets[0]}": data}
+    chosen, folders = _read(recipe, config=config, overrides={**(settings or {}), **own_data})
+    if not prepare_only:
+        _hardware(fitting.device, chosen.devices)
     cases = gather(recipe, folders, alone=recipe.phantoms_suffice and chosen.phantoms > 0)
     cache = Path(chosen.cache) if chosen.cache else fitting.out / "cache"
+    make_folder(fitting.out)
+    make_folder(cache)
     own = [case for case in cases if case.dataset == recipe.datasets[0]]
     fold_of = _folds(recipe, own, count=chosen.folds)
     samples = prepare_cases(recipe, cases, cache=cache)
@@ -226,11 +231,12 @@ def _trainer(settings: FitSettings, folder: Path, *, device: str) -> lightning.T
     from lightning.pytorch.callbacks import ModelCheckpoint
     from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+    accelerator, devices = _hardware(device, settings.devices)
     return lightning.Trainer(
         max_epochs=settings.epochs,
-        accelerator={"cpu": "cpu", "auto": "auto"}.get(device, "gpu"),
-        devices=settings.devices,
-        precision=settings.precision,  # type: ignore[arg-type]
+        accelerator=accelerator,
+        devices=devices,
+        precision=settings.precision,
         gradient_clip_val=1.0,
         default_root_dir=folder,
         logger=[CSVLogger(folder, name="logs"), TensorBoardLogger(str(folder), name="tensorboard")],
@@ -240,6 +246,23 @@ def _trainer(settings: FitSettings, folder: Path, *, device: str) -> lightning.T
         enable_progress_bar=sys.stderr.isatty(),
         num_sanity_val_steps=0,
     )
+
+
+def _hardware(device: str, devices: str) -> tuple[str, str | list[int]]:
+    """Return what Lightning calls the device and the number of devices; ``cuda:N`` is that one GPU alone.
+
+    Raises:
+        ConfigError: there is no such device, or there are not so many.
+    """
+    import torch
+
+    place = resolve_device(device)
+    if ":" in device:
+        return "gpu", [place.index]
+    there = torch.cuda.device_count()
+    if place.type == "cuda" and devices != "auto" and int(devices) > there:
+        raise ConfigError(f"devices={devices}: torch sees {there} CUDA devices. Use fewer, or auto for all.")
+    return {"cpu": "cpu", "auto": "auto"}.get(device, "gpu"), devices
 
 
 def assemble(
@@ -291,17 +314,16 @@ def _patients(samples: Sequence[Sample]) -> list[str]:
 def _read(
     recipe: Recipe, *, config: Path | None, overrides: dict[str, Any]
 ) -> tuple[FitSettings, dict[str, Path]]:
-    import yaml
     from pydantic import ValidationError
 
     content: dict[str, Any] = {}
     if config is not None:
         if not config.is_file():
             raise ConfigError(f"No recipe {config}. The shipped ones are in configs/train/.")
-        content = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
+        content = registry.read_settings(config)
     stated = {key.removeprefix("data."): overrides[key] for key in overrides if key.startswith("data.")}
     overrides = {key: value for key, value in overrides.items() if not key.startswith("data.")}
-    folders = {name: Path(folder) for name, folder in {**(content.pop("data", None) or {}), **stated}.items()}
+    folders = _folders(content.pop("data", None), stated, source=str(config or "the settings"))
     try:
         return recipe.Settings.model_validate({**content, **overrides}), folders
     except ValidationError as error:
@@ -309,6 +331,21 @@ def _read(
         raise ConfigError(
             f"{config or 'the settings'}: {wrong}. Known: {sorted(recipe.Settings.model_fields)}."
         ) from error
+
+
+def _folders(data: Any, stated: dict[str, Any], *, source: str) -> dict[str, Path]:
+    """Return the folders of data sets that a recipe lists as ``data`` or that are stated beside it."""
+    data = {} if data is None else data
+    if not isinstance(data, dict):
+        raise ConfigError(f"{source}: data = {data!r}: write `data:` and below it one `NAME: DIR` a line.")
+    listed = {**data, **stated}
+    for name, folder in listed.items():
+        if not isinstance(name, str) or not isinstance(folder, str | Path) or not str(folder):
+            raise ConfigError(
+                f"{source}: data.{name} = {folder!r} is no folder. Write `NAME: DIR` below `data:`, or "
+                "--set data.NAME=DIR; what looks like a number goes in quotes."
+            )
+    return {name: Path(folder) for name, folder in listed.items()}
 
 
 def _without_folders(settings: FitSettings) -> FitSettings:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 Sample = dict[str, Any]
 Batch = dict[str, "Tensor"]
+Precision = Literal["32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true"]
 
 
 class FitSettings(BaseModel):
@@ -33,10 +34,15 @@ class FitSettings(BaseModel):
     learning_rate: float = Field(2e-3, gt=0, description="peak of the one-cycle schedule (AdamW)")
     weight_decay: float = Field(2e-2, ge=0, description="AdamW weight decay")
     average: float = Field(0.98, ge=0, lt=1, description="decay of the running average of the weights")
-    precision: str = Field("32-true", description="Lightning precision, such as bf16-mixed on a GPU")
-    devices: str = Field("1", description="Lightning devices: a number, or auto for all GPUs")
+    precision: Precision = Field("32-true", description="Lightning precision, such as bf16-mixed on a GPU")
+    devices: str = Field(
+        "1",
+        pattern=r"^(auto|[1-9]\d*)$",
+        coerce_numbers_to_str=True,
+        description="Lightning devices: a number, or auto for all GPUs",
+    )
     workers: int = Field(0, ge=0, description="data loading processes")
-    seed: int = Field(0, description="of initialisation, order and augmentation")
+    seed: int = Field(0, ge=0, lt=2**32, description="of initialisation, order and augmentation")
     folds: int = Field(
         5, ge=1, description="members of the ensemble, each blind to one patient fold; 1: one that sees all"
     )
