@@ -14,17 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from usvol import loading, pipeline, writing
-from usvol.encoding import slug
 from usvol.errors import ConfigError
 from usvol.label_export import export_labels
 from usvol.report import preview
-from usvol.result import Curve, Finding, Labels, Measurement, Result, Scores
-from usvol.scan import Grid, Scan, Source
+from usvol.result import Curve, Finding, Measurement, Result, Scores
+from usvol.scan import Scan, Source
 from usvol_napari.edits import labels_shown, line_shown
 from usvol_napari.layers import Key, LayerTuple, place_of
+from usvol_napari.painted_labels import painted_labels
 from usvol_napari.placement import Placement
 from usvol_napari.widgets.built_tasks import built_task
 from usvol_napari.widgets.shown import STATED
@@ -36,12 +35,14 @@ def write_labels(path: str, *layer: Any) -> list[str]:
     ``layer`` is its data and its options, as npe2 passes them to the writer of one layer.
 
     Raises:
-        UnsupportedFormatError: the format cannot hold these labels; says which one can.
+        UnsupportedFormatError: the format cannot hold these labels; says which one can. ConfigError: no file
+            can hold the layer's values or its place.
     """
     data, meta = layer
     notes = meta.get("metadata", {})
     if Key.FINDING not in notes:
-        return [str(export_labels(_foreign_labels(np.asarray(data), meta), path))]
+        painted, times = painted_labels(np.asarray(data), meta)
+        return [str(export_labels(painted, path, times_s=times))]
     labels = labels_shown(np.asarray(data), notes)
     source: Source = notes[Key.SOURCE] if Key.SOURCE in notes else Source()
     placement: Placement = notes[Key.PLACEMENT]
@@ -175,19 +176,3 @@ def _scan_of(result: Result | None, layers: Sequence[LayerTuple]) -> Scan | None
 def _has_path(notes: dict[str, Any], source: Source | None) -> bool:
     path = source.path if source is not None else None
     return path is not None and Key.SOURCE in notes and notes[Key.SOURCE].path == path
-
-
-def _foreign_labels(data: np.ndarray, meta: dict[str, Any]) -> Labels:
-    """Make a finding of a labels layer that usvol did not make, as it lies in the viewer."""
-    shape = data.shape[-3:] if data.ndim > 2 else (1, *data.shape)
-    scale, units = tuple(meta.get("scale", (1.0,) * data.ndim)), meta.get("units") or ()
-    measured = bool(units) and all(str(unit) in {"mm", "millimeter"} for unit in units[-2:])
-    step = (
-        tuple(float(s) for s in scale[-3:]) if data.ndim > 2 else (float(scale[-2]), *map(float, scale[-2:]))
-    )
-    z, y, x = (int(n) for n in shape)
-    grid = Grid((z, y, x), step if measured else None)  # type: ignore[arg-type]
-    values = sorted(set(np.unique(data).tolist()) - {0})
-    names = {int(value): f"label {value}" for value in values}
-    samples = torch.from_numpy(np.ascontiguousarray(data.reshape(-1, z, y, x).astype(np.uint8)))
-    return Labels(slug(str(meta.get("name", "labels"))), samples, grid, names)

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from napari.layers import Labels as LabelsLayer
 from PIL import Image
+from scipy.spatial.transform import Rotation
 
 from usvol import load, pipeline, writing
 from usvol.errors import ConfigError, UnsupportedFormatError
@@ -73,6 +75,50 @@ def test_labels_painted_by_hand_alone_are_saved_as_they_lie(tmp_path):
     assert np.argwhere(back.data[0, 0].numpy()).tolist() == [[1, 2, 3]]
     (path,) = writer.write_labels(str(tmp_path / "bare.nii.gz"), data, {"name": "mine"})
     assert not load(path).grid.is_calibrated
+
+
+@pytest.fixture
+def painted(tmp_path):
+    """Return a function that saves labels on a layer of napari's own, and reads them again."""
+
+    def save(data, **options):
+        layer = LabelsLayer(data, name="mine", **options)
+        return load(writer.write_labels(str(tmp_path / "mine.nii.gz"), *layer.as_layer_data_tuple()[:2])[0])
+
+    return save
+
+
+def test_painted_labels_lie_where_their_layer_does(painted):
+    data = np.zeros((4, 5, 6), int)
+    data[1, 2, 3] = 5
+    turned = Rotation.from_euler("zyx", (20, -10, 5), degrees=True).as_matrix()
+    options = {"scale": (2.0, 0.5, -0.7), "translate": (10.0, 20.0, 30.0), "rotate": turned,
+               "affine": np.diag([1.0, -1.0, 1.0, 1.0]), "units": "mm"}  # fmt: skip
+    back = painted(data, **options)
+    assert back.grid.spacing_mm == pytest.approx((2.0, 0.5, 0.7), abs=1e-5)
+    for index in ((1, 2, 3), (0, 4, 5)):
+        world = back.grid.to_world(np.array(index, float))
+        np.testing.assert_allclose(world, LabelsLayer(data, **options).data_to_world(index), atol=1e-4)
+
+
+def test_the_first_axis_of_painted_labels_may_be_time(painted):
+    data = np.zeros((3, 5, 6), int)
+    data[2, 2, 3] = 1
+    back = painted(data, scale=(0.04, 0.5, 0.25), units=("s", "mm", "mm"))
+    assert (back.data.shape[0], back.grid.shape) == (3, (1, 5, 6))
+    assert back.grid.spacing_mm[1:] == pytest.approx((0.5, 0.25))
+    assert back.times_s == pytest.approx((0.0, 0.04, 0.08))
+    back = painted(data, axis_labels=("t", "y", "x"))
+    assert (back.data.shape[0], back.grid.is_calibrated, back.times_s) == (3, False, None)
+
+
+def test_painted_labels_that_no_file_holds_are_refused(painted):
+    data = np.zeros((4, 5, 6), int)
+    with pytest.raises(ConfigError, match="sheared"):
+        painted(data, shear=(0.2, 0.0, 0.0), units="mm")
+    data[1, 2, 3] = 256
+    with pytest.raises(ConfigError, match="label 256"):
+        painted(data)
 
 
 def test_dicom_seg_without_a_dicom_source_says_what_to_do(shown, tmp_path):
