@@ -90,6 +90,12 @@ def test_a_changed_file_another_selection_and_another_cache_are_prepared_anew(re
     assert len(calls) == 4
 
 
+def test_a_name_that_is_not_utf8_is_prepared(recipe, cases, tmp_path):
+    path = cases[0].path.rename(tmp_path / os.fsdecode(b"\xe9cho.png"))
+    (sample,) = prepare_cases(recipe, [dataclasses.replace(cases[0], path=path)], cache=tmp_path / "cache")
+    assert sample["severity"] == 0
+
+
 def test_an_unreadable_file_is_left_out_with_a_warning_that_names_it(recipe, cases, tmp_path, caplog):
     whole = cases[1].path.read_bytes()
     cases[1].path.write_bytes(whole[: len(whole) // 2])

@@ -152,7 +152,8 @@ def _name(recipe: Recipe) -> str:
 
 
 def _cached(cache: Path, key: str, make: Callable[[], Prepared]) -> Prepared:
-    stored = cache / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
+    digest = hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()  # names need not be UTF-8
+    stored = cache / f"{digest[:32]}.safetensors"
     if not stored.is_file():
         cache.mkdir(parents=True, exist_ok=True)
         partial = stored.with_suffix(f".{os.getpid()}.part")
