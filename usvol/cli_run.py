@@ -69,9 +69,10 @@ def report(
     out: Annotated[Path, typer.Argument(help="Output folder of a run.")],
 ) -> None:
     """Write table and report of an output folder again."""
+    from usvol.batch.outcome import printable
     from usvol.batch.study import rebuild
 
-    typer.echo(rebuild(out))
+    typer.echo(printable(rebuild(out)))
 
 
 def _plan(options: RunOptions) -> Plan:

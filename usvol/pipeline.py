@@ -237,6 +237,6 @@ def input_sha256(path: Path | None) -> str | None:
     if parts == (path,):
         return sha256_of(path)
     digest = hashlib.sha256()
-    for part in parts:
+    for part in sorted(parts):
         digest.update(f"{part.name}\0{sha256_of(part)}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()

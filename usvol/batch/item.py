@@ -108,7 +108,7 @@ def stamp(path: Path) -> dict[str, int | str]:
     states = [part.stat() for part in parts]
     found: dict[str, int | str] = {
         "bytes": sum(state.st_size for state in states),
-        "mtime_ns": max(state.st_mtime_ns for state in states),
+        "mtime_ns": max((state.st_mtime_ns for state in states), default=0),
     }
     if len(parts) > 1:
         facts = [[part.name, s.st_size, s.st_mtime_ns] for part, s in zip(parts, states, strict=True)]
