@@ -85,6 +85,12 @@ def oriented_grid(grid: Grid) -> Grid:
     return grid if _lies_along_world(grid) else oriented(Scan(empty, grid)).grid
 
 
+def axes_shown(grid: Grid) -> tuple[int, ...]:
+    """Return, for each axis z, y, x of a file, the axis as which it is shown."""
+    columns = np.asarray(oriented_grid(grid).direction).T @ np.asarray(grid.direction)
+    return tuple(np.abs(columns).argmax(axis=0).tolist())
+
+
 def even_step_s(times_s: Sequence[float] | None) -> float | None:
     """Return the step (s) of evenly timed frames; None where times are unknown or uneven."""
     if times_s is None or len(times_s) < 2:
@@ -136,9 +142,7 @@ def to_file(data: np.ndarray, grid: Grid) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(data))
     shown = oriented_grid(grid)
     corner = np.round(grid.to_index(shown.to_world(np.zeros(3)))).astype(int)
-    columns = np.asarray(shown.direction).T @ np.asarray(grid.direction)
-    order = np.abs(columns).argmax(axis=0)  # for each axis of the file, the axis shown
-    back = np.transpose(data, (0, *(1 + order)))
+    back = np.transpose(data, (0, *(1 + axis for axis in axes_shown(grid))))
     flipped = [1 + axis for axis in range(3) if corner[axis] > 0]
     return torch.from_numpy(np.ascontiguousarray(np.flip(back, tuple(flipped))))
 

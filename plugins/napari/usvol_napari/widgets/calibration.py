@@ -23,7 +23,7 @@ from usvol.batch.item import Stated
 from usvol.measurement import ruler_spacing_mm
 from usvol.scan import Header, Scan, Vec3
 from usvol_napari.layers import Key
-from usvol_napari.placement import even_step_s, oriented_grid, space_scale, space_translate
+from usvol_napari.placement import axes_shown, even_step_s, oriented_grid, space_scale, space_translate
 from usvol_napari.widgets.messages import show_error
 from usvol_napari.widgets.shown import STATED, ShownScan, chosen_layer, header_of, shown_scan
 from usvol_napari.widgets.signals import Signal
@@ -127,9 +127,11 @@ class CalibrationDialog(QDialog):
         found = self._found()
         if found is None:
             return
-        planar = found[1].placement.grid.is_planar
+        placement = found[1].placement
         z, y, x = (self.spacing[axis].value() for axis in "zyx")
-        spacing = (y if planar else z, y, x)
+        typed = (y if placement.grid.is_planar else z, y, x)
+        first, second, third = axes_shown(placement.file_grid)
+        spacing = (typed[first], typed[second], typed[third])  # of the file, whose axes may be others
         if min(spacing) <= 0:
             show_error(ValueError("Every spacing must be above 0 mm."), self)
             return

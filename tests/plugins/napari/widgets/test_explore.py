@@ -118,6 +118,18 @@ def test_a_typed_spacing_lets_the_same_file_be_measured(widget, viewer, analysed
     }
 
 
+def test_a_typed_spacing_is_that_of_the_axes_shown(widget, viewer, show, solid):
+    turned = ((0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (-1.0, 0.0, 0.0))
+    layer = show(Scan(solid.data, Grid(solid.grid.shape, direction=turned)))
+    assert layer.data.shape == (20, 24, 16)
+    dialog = widget.open_calibration()
+    for axis, value in zip("zyx", (5.0, 2.0, 1.0), strict=True):
+        dialog.spacing[axis].setValue(value)
+    dialog.spacing_button.click()
+    assert tuple(layer.scale) == pytest.approx((5.0, 2.0, 1.0))
+    assert shown_scan(layer).memory.grid.spacing_mm == pytest.approx((1.0, 5.0, 2.0))
+
+
 def test_what_is_stated_reaches_a_scan_that_is_read_from_its_file(widget, viewer, show, tmp_path, clip):
     from usvol import loading
     from usvol.formats.video_writing import write_gif
