@@ -172,20 +172,24 @@ def test_names_long_and_not_ascii(tmp_path, clip, still, volume):
         assert probe(str(path)).grid == probe(source).grid
 
 
-def test_a_name_that_is_not_utf_8_is_read_or_refused_by_name(tmp_path, clip, still, volume):
-    sweep = tmp_path / "sweep.mha"
-    write_image(sweep, np.zeros((3, 4, 5), np.uint8), grid=Grid((3, 4, 5)))
-    for source in (still, volume, clip, sweep):
-        path = tmp_path / ("\udce9" + "".join(source.suffixes))
+def test_names_that_are_not_utf_8(tmp_path, clip, still, volume):
+    for name in ("sweep.mha", "detached.mhd"):
+        write_image(tmp_path / name, np.zeros((3, 4, 5), np.uint8), grid=Grid((3, 4, 5)))
+    folder = tmp_path / "\udce9"
+    folder.mkdir()
+    shutil.copy(tmp_path / "detached.zraw", folder)
+    for source in (still, volume, clip, tmp_path / "sweep.mha", tmp_path / "detached.mhd"):
+        path = folder / ("\udce9" + "".join(source.suffixes))
         shutil.copy(source, path)
         assert classify(path) is FileClass.SCAN
-        if source in (still, volume):
-            assert load(path).source.path == path
-            continue
-        with pytest.raises(ReadError, match=r"not UTF-8.*rename"):
-            load(path)
-    with pytest.raises(ReadError, match="not UTF-8"):
-        probe(path)
+        assert load(path).source.path == probe(path).source.path == path
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(ReadError, match="\ufffd.mhd: "):
+        load(path)
+    (folder / "beat").mkdir()
+    for number in (1, 2):
+        shutil.copy(still, folder / "beat" / f"{number}.png")
+    assert load(folder / "beat").source.path == folder / "beat"
 
 
 def test_the_parts_of_a_scan_are_the_files_it_is_read_from(tmp_path, still, volume):

@@ -70,7 +70,7 @@ def tasks(
 
 def _facts(path: Path) -> dict[str, Any]:
     from usvol import loading
-    from usvol.batch.outcome import printable
+    from usvol.loading import printable
 
     try:
         return describe_header(path, loading.probe(path))
@@ -108,7 +108,7 @@ def _listed(kinds: Counter[str]) -> str:
 
 def describe_header(path: Path, header: Header) -> dict[str, Any]:
     """Return the facts of a header as JSON-able values."""
-    from usvol.batch.outcome import printable
+    from usvol.loading import printable
 
     z, y, x = header.grid.shape
     source, times = header.source, header.times_s

@@ -69,8 +69,8 @@ def report(
     out: Annotated[Path, typer.Argument(help="Output folder of a run.")],
 ) -> None:
     """Write table and report of an output folder again."""
-    from usvol.batch.outcome import printable
     from usvol.batch.study import rebuild
+    from usvol.loading import printable
 
     typer.echo(printable(rebuild(out)))
 
@@ -150,7 +150,8 @@ def _print_summary(summary: Summary, *, as_json: bool) -> None:
     if as_json:
         print_json(summary.to_json())
         return
-    from usvol.batch.outcome import Status, printable
+    from usvol.batch.outcome import Status
+    from usvol.loading import printable
 
     counts = {status: summary.counts[status] for status in Status}
     parts = [f"{counts[status]} {status}" for status in (Status.DONE, Status.SKIPPED, Status.FAILED)]
@@ -183,7 +184,7 @@ def _leave(summary: Summary) -> None:
 def _dry_run(task: str, inputs: list[str], *, out: Path, as_json: bool) -> None:
     from usvol import loading, registry
     from usvol.batch.discovery import discover
-    from usvol.batch.outcome import printable
+    from usvol.loading import printable
 
     entry = registry.find(registry.Group.TASKS, task)
     found = discover(inputs, exclude=out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
 import importlib.util
@@ -12,7 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
+from typing import TypeVar
 
 from usvol.errors import EmptyFileError, EncryptedFileError, ReadError, UnknownFormatError
 from usvol.formats import metaimage_header, still_series, video
@@ -61,6 +64,8 @@ OTHERS = (
 SEVEN_ZIP_AES = bytes.fromhex("06f10701")
 ENCRYPTED = (b"Salted__", b"-----BEGIN PGP MESSAGE", b"age-encryption.org", b"LUKS\xba\xbe")
 
+_Read = TypeVar("_Read", Scan, Header)
+
 
 class FileClass(StrEnum):
     """What a file is to a batch run."""
@@ -86,10 +91,10 @@ def load(path: str | Path, *, selection: Selection | None = None, allow_truncate
     """
     path = Path(path)
     module = _reader(path)
-    with _readable_name(path, module):
+    with _plain(path) as plain:
         if allow_truncated and "allow_truncated" in inspect.signature(module.read).parameters:
-            return module.read(path, selection, allow_truncated=True)
-        return module.read(path, selection)
+            return _placed(module.read(plain, selection, allow_truncated=True), plain, path)
+        return _placed(module.read(plain, selection), plain, path)
 
 
 def probe(path: str | Path) -> Header:
@@ -103,8 +108,8 @@ def probe(path: str | Path) -> Header:
     """
     path = Path(path)
     module = _reader(path)
-    with _readable_name(path, module):
-        return module.probe(path)
+    with _plain(path) as plain:
+        return _placed(module.probe(plain), plain, path)
 
 
 def classify(path: str | Path) -> FileClass:
@@ -131,6 +136,11 @@ def name_of(path: Path) -> str:
     lower = path.name.lower()
     ending = next((e for e in _ENDINGS if lower.endswith(e)), "")
     return path.name[: len(path.name) - len(ending)]
+
+
+def printable(text: str | Path) -> str:
+    """Return ``text`` as it can be written: what is not UTF-8 in the name of a file becomes U+FFFD."""
+    return str(text).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def parts(path: Path) -> tuple[Path, ...]:
@@ -164,15 +174,23 @@ def _detached(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _readable_name(path: Path, module: ModuleType) -> Iterator[None]:
-    """Refuse a path that is not UTF-8 where the library that reads the format takes no other."""
-    try:
-        if module.NAME == "metaimage":
-            str(path).encode()  # SimpleITK would end the process
-        yield
-    except UnicodeEncodeError as error:
-        cause = f"its path is not UTF-8 text, as the reader of its format ({module.NAME}) needs"
-        raise ReadError(path, cause, "rename the file or its folder") from error
+def _plain(path: Path) -> Iterator[Path]:
+    """Give a path that is UTF-8, a link if need be: PyAV takes no other, SimpleITK ends the process."""
+    if printable(path) == str(path):
+        yield path
+        return
+    with TemporaryDirectory(prefix="usvol-") as folder:
+        for part in (path,) if path.is_dir() else parts(path):
+            Path(folder, printable(part.name)).symlink_to(part.absolute())
+        yield Path(folder, printable(path.name))
+
+
+def _placed(found: _Read, plain: Path, path: Path) -> _Read:
+    """Return what was read by a plain path as read from the path that was given."""
+    if plain == path or found.source.path is None:
+        return found
+    source = dataclasses.replace(found.source, path=path / found.source.path.relative_to(plain))
+    return dataclasses.replace(found, source=source)
 
 
 def _reader(path: Path) -> ModuleType:

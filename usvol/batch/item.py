@@ -18,9 +18,10 @@ from typing import Any
 
 from usvol import loading, pipeline, writing
 from usvol.batch.discovery import Item
-from usvol.batch.outcome import Outcome, Status, printable, row_of
+from usvol.batch.outcome import Outcome, Status, row_of
 from usvol.encoding import jsonable
 from usvol.errors import CancelledError, KindError, UsvolError
+from usvol.loading import printable
 from usvol.scan import Header, Kind, Scan, Vec3
 from usvol.task import Task
 

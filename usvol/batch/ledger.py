@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from usvol.batch.discovery import Item
-from usvol.batch.outcome import Outcome, Status, printable
+from usvol.batch.outcome import Outcome, Status
 from usvol.errors import ConfigError
+from usvol.loading import printable
 
 LEDGER_FILE = "ledger.sqlite"
 _COLUMNS = "id, ordinal, path, status, reason, message, seconds, row"

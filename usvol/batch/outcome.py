@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 
@@ -40,11 +39,6 @@ class Outcome:
     seconds: float = 0.0
     row: Mapping[str, Any] = field(default_factory=dict)
     resumed: bool = False
-
-
-def printable(text: str | Path) -> str:
-    """Return ``text`` as it can be written: what is not UTF-8 in the name of a file becomes U+FFFD."""
-    return str(text).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def row_of(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,11 +21,12 @@ from usvol.batch.discovery import Found, Ignored, Item, discover, resolved
 from usvol.batch.item import Stated
 from usvol.batch.ledger import LEDGER_FILE, Ledger, open_ledger
 from usvol.batch.local import execute
-from usvol.batch.outcome import Outcome, Status, printable
+from usvol.batch.outcome import Outcome, Status
 from usvol.batch.run_file import RUN_FILE, SCHEMA, read_run
 from usvol.batch.tables import write_tables
 from usvol.encoding import jsonable
 from usvol.errors import CancelledError, ConfigError, ReadError
+from usvol.loading import printable
 from usvol.task import Task
 
 _MAX_CRASHES = 3
