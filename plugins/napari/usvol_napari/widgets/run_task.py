@@ -48,6 +48,10 @@ _SAID = {
 # Where each stage begins on the bar, in %: the network takes most of the time.
 _BEGINS = dict(zip(_SAID, (0, 5, 10, 15, 20, 85, 90, 95), strict=True))
 _NAME_LENGTH = 36
+_MOVED = (
+    "This layer was moved, turned or scaled in napari. Results are measured and shown where the file says; "
+    "state another scale under Explore."
+)
 _NO_SCAN = "Open a scan: drop a file on the window, or File › Open Sample › usvol."
 
 
@@ -209,7 +213,8 @@ class RunTask(QWidget):
     def _take(self, analysis: Analysis) -> None:
         seconds = sum(analysis.result.provenance["stage_seconds"].values())
         device = analysis.result.provenance.get("device", "")
-        self.status.setText(f"Done in {seconds:.1f} s on {device}. Not a medical device.")
+        moved = f"\n{_MOVED}" if analysis.shown.moved else ""
+        self.status.setText(f"Done in {seconds:.1f} s on {device}. Not a medical device.{moved}")
         show_analysis(self.viewer, analysis)
 
     def _say_cancelled(self) -> None:

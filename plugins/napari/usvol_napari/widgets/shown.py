@@ -6,13 +6,15 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from napari.layers import Image, Layer
+from napari.utils.transforms import Affine
 
 from usvol import loading, pipeline
 from usvol.batch.item import Stated
 from usvol.scan import Header, Kind, Scan, Selection, Source, kind_of
 from usvol.task import Task
-from usvol_napari.layers import Key
+from usvol_napari.layers import Key, placed
 from usvol_napari.placement import Placement
 
 STATED = "usvol_stated"  # in a layer's metadata: what the user states of the file (``Stated``)
@@ -26,6 +28,7 @@ class ShownScan:
         layer_name: of the image layer that shows it.
         memory: the scan where it lies in memory, else None.
         stated: scale and frame rate that the user stated for the file's samples.
+        moved: whether the layer was moved, turned or scaled in napari, of which results know nothing.
     """
 
     layer_name: str
@@ -33,6 +36,7 @@ class ShownScan:
     placement: Placement
     memory: Scan | None = None
     stated: Stated = dataclasses.field(default_factory=Stated)
+    moved: bool = False
 
     @property
     def kind(self) -> Kind:
@@ -76,6 +80,7 @@ def shown_scan(layer: Layer) -> ShownScan | None:
         notes[Key.PLACEMENT],
         memory if isinstance(memory, Scan) else None,
         notes.get(STATED, Stated()),
+        _moved(layer, notes[Key.PLACEMENT]),
     )
 
 
@@ -96,6 +101,14 @@ def same_scan(one: ShownScan, other: ShownScan) -> bool:
 
 def _same_memory(one: Scan | None, other: Scan | None) -> bool:
     return one is not None and one is other
+
+
+def _moved(layer: Layer, placement: Placement) -> bool:
+    there, count = placed(placement), layer.ndim
+    own = Affine(scale=there["scale"], translate=there["translate"], ndim=count).affine_matrix
+    transforms = {"scale": layer.scale, "translate": layer.translate, "rotate": layer.rotate}
+    seen = Affine(**transforms, shear=layer.shear, ndim=count).affine_matrix
+    return not np.allclose(layer.affine.affine_matrix @ seen, own)
 
 
 def chosen_layer(viewer: Any) -> Layer | None:

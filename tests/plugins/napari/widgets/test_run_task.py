@@ -7,6 +7,7 @@ import pytest
 
 pytest.importorskip("napari")
 
+import numpy as np
 from napari.layers import Labels
 
 from usvol import loading
@@ -125,6 +126,18 @@ def test_a_file_that_went_bad_gives_its_error_in_a_box_and_no_traceback(panel, s
     assert "Traceback" not in text
     assert widget.run_button.isEnabled()
     widget.message_box.close()
+
+
+@pytest.mark.parametrize("moved", [{}, {"scale": (4, 1, 0.5)}, {"affine": np.diag([1, -1, 1, 1])}])
+def test_a_layer_that_was_moved_in_napari_is_told_of(panel, show, solid, qtbot, moved):
+    widget, _ = panel
+    layer = show(solid)
+    for name, value in moved.items():
+        setattr(layer, name, value)
+    widget.task_menu.setCurrentIndex(widget.task_menu.findData("bright"))
+    widget.run()
+    finish(widget, qtbot)
+    assert ("moved, turned or scaled in napari" in widget.status.text()) == bool(moved)
 
 
 def test_without_a_scale_there_is_a_mask_and_no_number_in_ml(panel, show, qtbot):
