@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from usvol.canonical import canonicalise, find_sector, oriented
+from usvol.canonical import canonicalise, find_sector, on_screen, oriented
 from usvol.scan import Frame, Grid, Scan
 
 
@@ -111,3 +111,28 @@ def test_real_files_keep_their_content(shared_data):
         canonical = canonicalise(scan)
         assert canonical.data.shape[:2] == (scan.data.shape[0], 1)
         assert min(canonical.grid.shape[1:]) > 80
+
+
+@pytest.mark.parametrize(
+    ("dtype", "factor"),
+    [(torch.int32, 257), (torch.uint16, 200), (torch.float32, 1 / 255), (torch.float64, 1), (torch.int16, 1)],
+)
+def test_a_cine_of_any_depth_has_the_grey_levels_of_a_screen(dtype, factor):
+    generator = torch.Generator().manual_seed(0)
+    levels = torch.randint(1, 256, (4, 1, 1, 60, 70), generator=generator)
+    levels[0, 0, 0, 0, :2] = torch.tensor([1, 255])
+    plain = canonicalise(Scan(levels.to(torch.uint8), Grid((1, 60, 70))))
+    assert on_screen(plain) is plain
+    deep = on_screen(canonicalise(Scan((levels.double() * factor).to(dtype), Grid((1, 60, 70)))))
+    assert deep.data.dtype == torch.uint8
+    assert int((deep.data.int() - plain.data.int()).abs().max()) <= 1
+    assert "8 bits" in deep.history[-1] or "0-255" in deep.history[-1]
+
+
+@pytest.mark.parametrize("dtype", [torch.uint16, torch.bool])
+def test_volumes_of_types_torch_hardly_computes_in_are_read(dtype):
+    data = torch.zeros(1, 1, 20, 24, 28)
+    data[..., 5:15, 6:18, 7:21] = 1
+    scan = canonicalise(Scan(data.to(dtype), Grid((20, 24, 28), (1.0, 1.0, 1.0))))
+    assert scan.data.dtype not in {torch.uint16, torch.bool}
+    assert int(scan.data.sum()) == 10 * 12 * 14

@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from usvol.scan import Grid, Scan, Sector
-from usvol.sector import grey_levels, planar_sector
+from usvol.sector import eight_bit, grey_levels, planar_sector
 
+_WIDER = {torch.uint16: torch.int32, torch.uint32: torch.int64, torch.bool: torch.uint8}
 _COARSE = 64  # samples along the longest axis of the volume in which the 3D sector is looked for
 
 
@@ -36,8 +37,25 @@ def canonicalise(scan: Scan) -> Scan:
         >>> canonicalise(Scan(data, Grid((1, 80, 80)))).grid.origin_px
         (0.0, 20.0, 10.0)
     """
-    scan = oriented(scan)
+    scan = oriented(_in_usual_type(scan))
     return _masked(_as_grey(_cropped(dataclasses.replace(scan, sector=find_sector(scan)))))
+
+
+def on_screen(scan: Scan) -> Scan:
+    """Return a planar scan in the 8-bit grey levels of a screen, which networks for cines have learned from.
+
+    Levels of 0-255 in a wider type are rounded, those of 0-1 multiplied by 255; others are scaled so that the
+    highest is 255.
+    """
+    data = scan.data
+    if data.dtype == torch.uint8:
+        return scan
+    values = data.to(torch.float32).nan_to_num()
+    low, high = float(values.amin()), float(values.amax())
+    if low >= 0 and 1 < high <= 255:
+        return scan.with_data(values.round().to(torch.uint8), step=f"{data.dtype} rounded to 8 bits")
+    levels = (255 * values).round().to(torch.uint8) if low >= 0 and high <= 1 else eight_bit(values)
+    return scan.with_data(levels, step=f"{data.dtype} of {low:g} to {high:g} scaled to 0-255")
 
 
 def find_sector(scan: Scan) -> Sector:
@@ -59,6 +77,11 @@ def oriented(scan: Scan) -> Scan:
     return scan.with_data(
         data.contiguous(), grid=_reordered(scan.grid, order, flips), step=f"axes {order} flipped {flips}"
     )
+
+
+def _in_usual_type(scan: Scan) -> Scan:
+    stored, usual = scan.data.dtype, _WIDER.get(scan.data.dtype)
+    return scan if usual is None else scan.with_data(scan.data.to(usual), step=f"{stored} as {usual}")
 
 
 def _reordered(grid: Grid, order: tuple[int, ...], flips: list[int]) -> Grid:

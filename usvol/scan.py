@@ -8,6 +8,7 @@ This module imports no torch, so that headers can be inspected without it.
 
 from __future__ import annotations
 
+import copyreg
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
@@ -45,6 +46,9 @@ class Frame(StrEnum):
 
     PROBE = "probe"
     PATIENT_LPS = "patient-lps"
+
+
+copyreg.pickle(MappingProxyType, lambda facts: (MappingProxyType, (dict(facts),)))  # in scans and results
 
 
 class Trust(StrEnum):
@@ -345,6 +349,12 @@ class Selection:
     max_frames: int | None = None
     fps: float | None = None
     max_side_px: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_frames", "fps", "max_side_px"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name} must be positive, got {value}")
 
 
 def kind_of(frames: int, shape: Shape3) -> Kind:

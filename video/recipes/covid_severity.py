@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from usvol import metrics
+from usvol.canonical import on_screen
 from usvol.metrics import Estimate, bootstrap_ci
 from usvol.resampling import to_beam_space
 from usvol.result import Result, Scores
@@ -70,7 +71,7 @@ class Settings(FitSettings):
 
 def as_beams(scan: Scan) -> Scan:
     """Straighten a canonical cine along its scan lines: ``t 1 1 depth line`` as float grey levels 0-255."""
-    beams = to_beam_space(scan, depth_samples=_STORED[0], lines=_STORED[1])
+    beams = to_beam_space(on_screen(scan), depth_samples=_STORED[0], lines=_STORED[1])
     return scan.with_data(
         beams[:, :, None].float(), grid=Grid((1, *_STORED)), step=f"scan lines, depth × line {_STORED}"
     )
@@ -103,7 +104,7 @@ def expected_severity(outputs: Tensor) -> Tensor:
 
 def prepare(scan: Scan) -> dict[str, Tensor]:
     """Keep a canonical clip along its scan lines: ``frames t depth line`` (uint8)."""
-    beams = to_beam_space(scan, depth_samples=_STORED[0], lines=_STORED[1])[:, 0]
+    beams = to_beam_space(on_screen(scan), depth_samples=_STORED[0], lines=_STORED[1])[:, 0]
     return {"frames": beams.to(torch.uint8).contiguous()}
 
 

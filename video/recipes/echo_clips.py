@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from usvol import quality
+from usvol.canonical import on_screen
 from usvol.resampling import resize, sample_on
 from usvol.result import Labels
 from usvol.scan import Scan, Selection
@@ -44,7 +45,7 @@ def framed(scan: Scan) -> Scan:
     _, height, width = (n * s for n, s in zip(scan.grid.shape, scan.grid.step, strict=True))
     longer = max(height, width)
     rows, columns = (max(1, round(SIDE * side / longer)) for side in (height, width))
-    small = resize(scan, (1, rows, columns))
+    small = resize(on_screen(scan), (1, rows, columns))
     top, left = (SIDE - rows) // 2, (SIDE - columns) // 2
     data = F.pad(small.data, (left, SIDE - columns - left, top, SIDE - rows - top))
     grid = small.grid.crop((0, -top, -left), (1, SIDE, SIDE))
