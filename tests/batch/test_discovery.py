@@ -259,6 +259,20 @@ def test_what_is_shut_fails_with_the_reason_and_the_others_go_on(tmp_path, shut)
     assert causes(found) == dict.fromkeys(("m.png", "shut"), "it cannot be opened (Permission denied)")
 
 
+def test_a_bug_met_in_one_file_does_not_stop_the_search(tmp_path, monkeypatch):
+    for name in ("a/odd.png", "a/z.png", "b/frame_1.png", "b/frame_2.png"):
+        still(tmp_path / name)
+
+    def classify(path):
+        if path.name in {"odd.png", "b"}:
+            raise ValueError("a bug")
+        return loading.classify(path)
+
+    monkeypatch.setattr("usvol.batch.discovery.classify", classify)
+    names = ["odd.png", "z.png", "frame_1.png", "frame_2.png"]
+    assert [item.path.name for item in discover([tmp_path]).items] == names
+
+
 def test_broken_links_fail_and_pipes_are_not_opened(tmp_path):
     still(tmp_path / "a.png")
     for name in ("gone_1.png", "gone_2.png", "gone.csv"):

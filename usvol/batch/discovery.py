@@ -12,7 +12,7 @@ from pathlib import Path
 
 from usvol.batch.run_file import read_run
 from usvol.encoding import slug
-from usvol.errors import ConfigError, ReadError
+from usvol.errors import ConfigError
 from usvol.loading import (
     LABEL_ENDING,
     SIDECAR_SUFFIXES,
@@ -158,8 +158,8 @@ def _walk(root: Path, gone_over: set[Path]) -> Iterator[tuple[Path, Ignored | No
 def _is_scan(folder: Path) -> bool:
     try:
         return classify(folder) is FileClass.SCAN
-    except (OSError, ReadError):
-        return False  # each of its files says what is wrong
+    except Exception:  # noqa: BLE001 (each of its files says what is wrong)
+        return False
 
 
 def _is_folder(path: Path) -> bool:
@@ -181,9 +181,8 @@ def _reason(path: Path) -> Ignored | None:
             return reasons[classify(path)]
         if path.exists():
             return Ignored.UNKNOWN  # a pipe or a socket, which must not be opened
-    except (OSError, ReadError):
+    except Exception:  # noqa: BLE001, S110 (reading it says what is wrong, and fails it alone)
         pass
-    # It cannot be opened, or is a broken link: reading it will say so.
     return Ignored.SIDECAR if path.suffix.lower() in SIDECAR_SUFFIXES else None
 
 
