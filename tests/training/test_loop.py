@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import re
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -255,6 +256,17 @@ def test_other_patients_and_references_are_not_resumed(toy: Path, tmp_path: Path
             patched.setattr(dataset, "cases", changed)
             with pytest.raises(ConfigError, match="other training cases, patients or folds"):
                 _train(toy, tmp_path / "run", epochs=1, resume=True)
+
+
+def test_a_corrected_file_is_not_resumed_with_and_a_copied_one_is(toy: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    _train(toy, tmp_path / "run", epochs=1)
+    copied = shutil.copytree(toy, tmp_path / "copied", copy_function=shutil.copyfile)
+    _train(copied, tmp_path / "run", epochs=1, resume=True)
+    Image.new("L", (40, 40), 99).save(next(copied.glob("0_0_*.png")))
+    with pytest.raises(ConfigError, match="other training cases, patients or folds"):
+        _train(copied, tmp_path / "run", epochs=1, resume=True)
 
 
 def test_what_does_not_change_what_is_learned_does_not_stop_a_resume(toy: Path, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def cases(tmp_path):
 
 def test_a_sample_holds_tensors_references_and_a_hashed_patient(recipe, cases, tmp_path):
     first, *_ = prepare_cases(recipe, cases, cache=tmp_path / "cache")
-    assert set(first) == {"mean", "severity", "id", "dataset", "patient_key"}
+    assert set(first) == {"mean", "severity", "id", "dataset", "patient_key", "prepared_sha256"}
     assert first["severity"] == 0
     assert first["patient_key"] == cases[0].patient_key != "p0"
     assert 20 < float(first["mean"]) < 200
@@ -199,11 +199,16 @@ def test_a_corrected_label_map_is_read_anew(labelled, cases, tmp_path):
 
     own = dataclasses.replace(labelled, read_labels=read_labels)
     label = tmp_path / "label.txt"
+    seen = set()
     drawn = [dataclasses.replace(cases[0], reference={"label": str(label)})]
     for value in (1, 12):
         label.write_text(str(value))
         (sample,) = prepare_cases(own, drawn, cache=tmp_path / "cache")
         assert int(sample["labels"].max()) == value
+        seen.add(sample["prepared_sha256"])
+    label.write_text("1")
+    (again,) = prepare_cases(own, drawn, cache=tmp_path / "elsewhere")
+    assert len(seen) == 2 and again["prepared_sha256"] in seen
 
 
 def test_simulated_samples_keep_the_names_they_are_cached_by(labelled, tmp_path, monkeypatch):

@@ -24,7 +24,7 @@ _IRRELEVANT = {"cache", "devices", "workers", "phantom_workers", "folds", "phant
 def fingerprint(settings: FitSettings, seen: Sequence[Sample]) -> dict[str, Any]:
     """Return what decides what a network learns: settings by name, and one digest of its cases.
 
-    Cases count with their ids, patients and whatever plain numbers their references are.
+    Cases count with their ids, patients, prepared content and whatever plain numbers their references are.
     """
     facts = jsonable(settings.model_dump(mode="json", exclude=_IRRELEVANT))
     if settings.init and (start := Path(settings.init)).is_file():
@@ -58,9 +58,8 @@ def require_same(folder: Path, facts: dict[str, Any]) -> None:
 
 def _told(seen: Sequence[Sample]) -> list[list[Any]]:
     """List the cases in no order; simulated ones are known by their ids."""
-    return sorted(
-        [sample["dataset"], sample["id"], sample["patient_key"], _numbers(sample)] for sample in seen
-    )
+    known = ("dataset", "id", "patient_key", "prepared_sha256")
+    return sorted([*map(sample.get, known), _numbers(sample)] for sample in seen)
 
 
 def _numbers(sample: Sample) -> str:

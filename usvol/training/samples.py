@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
 from usvol import registry
 from usvol.canonical import canonicalise
@@ -36,8 +36,9 @@ Prepared = tuple[dict[str, "Tensor"], dict[str, Any]]  # tensors, and facts that
 
 
 def prepare_cases(recipe: Recipe, cases: Sequence[Case], *, cache: Path) -> list[Sample]:
-    """Return the prepared tensors of every case with its references, id, data set and patient key.
+    """Return the prepared tensors of every case, with its references, id, data set, patient key and digest.
 
+    ``prepared_sha256`` stands for the tensors, wherever their files lie.
     Tensors are cached below ``cache`` by the preparing function and the path, size and time of the scan's
     files and of its label map, if the recipe reads one; references are never cached. A file that cannot be
     read is left out with a warning that names it.
@@ -48,14 +49,16 @@ def prepare_cases(recipe: Recipe, cases: Sequence[Case], *, cache: Path) -> list
 
         def read(case: Case = case) -> Prepared:
             scan = load_case(case, selection=recipe.selection)
-            return _prepared(recipe, scan, recipe.read_labels(case) if recipe.read_labels else None), {}
+            labels = recipe.read_labels(case) if recipe.read_labels else None
+            tensors = _prepared(recipe, scan, labels)
+            return tensors, {"prepared_sha256": hashlib.sha256(save(tensors)).hexdigest()}
 
         try:
-            tensors, _ = _cached(cache, f"{_name(recipe)}|{stamp}", read)
+            tensors, facts = _cached(cache, f"{_name(recipe)}|{stamp}", read)
         except UsvolError as error:
             logger.warning("left out: %s", error)
             continue
-        samples.append(_sample(tensors, case))
+        samples.append({**_sample(tensors, case), **facts})
     return samples
 
 
