@@ -35,7 +35,7 @@ _COMPARE_MS = 100  # of pause in painting before samples are compared
 
 
 class Correction(QWidget):
-    """The correct tab. Label maps undo with napari's own Ctrl+Z; planes and needles with the button here."""
+    """The correct tab. The button takes back what was corrected last; a label map has napari's Ctrl+Z too."""
 
     def __init__(self, viewer: Any, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -44,6 +44,7 @@ class Correction(QWidget):
         self._prints: dict[Layer, int] = {}
         self._meshes: dict[Layer, Surface] = {}
         self._links: list[tuple[Any, Callable]] = []
+        self._done: list[tuple[LabelsLayer, int] | None] = []  # a layer and its samples before; None: session
         self._drawing = False
         self._redraw = single_shot(self._draw_plane, self, after_ms=_REDRAW_MS)
         self._suspects: set[LabelsLayer] = set()
@@ -52,6 +53,7 @@ class Correction(QWidget):
         self.session.analysed.connect(self._take)
         self.session.measured.connect(self._show_followers)
         self.session.corrected.connect(self._show_undone)
+        self.session.changed.connect(self._keep_order)
         links = self._links
         self.destroyed.connect(lambda: _unlink(links))
         self._take(self.session.analysis)
@@ -134,6 +136,7 @@ class Correction(QWidget):
     def _unlink(self) -> None:
         _unlink(self._links)
         self._positions, self._prints, self._meshes = {}, {}, {}
+        self._done = [None] * self.session.undo_steps
 
     def _suspect(self, layer: LabelsLayer) -> None:
         self._suspects.add(layer)
@@ -142,12 +145,26 @@ class Correction(QWidget):
     def _correct_maps(self) -> None:
         # napari tells of undone strokes as it does of every new slice: only new samples count.
         for layer in [one for one in self._suspects if one in self._positions]:
-            now = _print(layer)
-            if now != self._prints[layer]:
-                self._prints[layer] = now
-                self.session.correct(self._positions[layer], labels_of(layer), undoable=False)
+            before, now = self._prints[layer], _print(layer)
+            if now != before:
+                if (layer, now) in self._done:  # taken back by napari's own undo
+                    self._done = self._done[: self._done.index((layer, now))]
+                else:
+                    self._done.append((layer, before))
+                self._correct_map(layer, now)
         self._suspects.clear()
         self._refresh()
+
+    def _correct_map(self, layer: LabelsLayer, now: int) -> None:
+        self._prints[layer] = now
+        self.session.correct(self._positions[layer], labels_of(layer), undoable=False)
+
+    def _keep_order(self) -> None:
+        """Remember when planes, needles and events were corrected among the strokes of a brush."""
+        while self._done.count(None) < self.session.undo_steps:
+            self._done.append(None)
+        while self._done.count(None) > self.session.undo_steps:
+            del self._done[len(self._done) - 1 - self._done[::-1].index(None)]
 
     def _dragged(self, layer: Points) -> None:
         if self._drawing or len(layer.data) != 2:
@@ -221,11 +238,20 @@ class Correction(QWidget):
         self._refresh()
 
     def _undo(self) -> None:
-        active = self.viewer.layers.selection.active
-        if isinstance(active, LabelsLayer) and active in self._positions and not self.session.can_undo:
-            active.undo()
-        else:
-            self.session.undo()
+        self._correct_maps()  # strokes of a moment ago
+        while self._done:
+            last = self._done[-1]
+            if last is None:
+                self.session.undo()
+                break
+            layer, before = last
+            layer.undo()
+            now = _print(layer)
+            if now == before or now == self._prints.get(layer):
+                self._done.pop()
+            if layer in self._positions and now != self._prints[layer]:
+                self._correct_map(layer, now)
+                break
         self._refresh()
 
     def _discard(self) -> None:
@@ -268,8 +294,7 @@ class Correction(QWidget):
                 layer.mode = "paint" if value else "erase"
 
     def _refresh(self) -> None:
-        painted = any(isinstance(layer, LabelsLayer) for layer in self._positions)
-        self.undo_button.setEnabled(self.session.can_undo or painted)
+        self.undo_button.setEnabled(bool(self._done))
         self.reset_button.setEnabled(self.session.analysis is not None)
 
 

@@ -121,7 +121,8 @@ class CurvePlot(QWidget):
     def _style(self, curve: Curve) -> None:
         unit = "" if curve.unit in {"", "1"} else f" [{curve.unit}]"
         self.axes.set_facecolor(_PAPER)
-        self.axes.set_ylabel(f"{curve.name.replace('_', ' ')}{unit}", color=_INK, fontsize=9)
+        # Along the axis there is no room for it in a low dock.
+        self.axes.set_title(f"{curve.name.replace('_', ' ')}{unit}", color=_INK, fontsize=9, loc="left")
         self.axes.set_xlabel("time [s]" if curve.times_s else "frame", color=_INK, fontsize=9)
         self.axes.tick_params(colors=_FAINT, labelcolor=_INK, labelsize=8)
         self.axes.grid(color=_FAINT, alpha=0.25, linewidth=0.6)

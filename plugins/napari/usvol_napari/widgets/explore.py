@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from napari.layers import Layer
 from napari.utils.colormaps import DirectLabelColormap
-from qtpy.QtWidgets import QCheckBox, QGroupBox, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QGroupBox, QLabel, QPushButton, QVBoxLayout, QWidget
 
 from usvol.canonical import find_sector
 from usvol.errors import UsvolError
@@ -79,12 +79,8 @@ class Explore(QWidget):
         self.plane_box.toggled.connect(self._toggle_plane)
         self.sliders.moved.connect(lambda _plane: self._timer.start())
         self.nothing = QLabel("Slices and planes need a volume.")
-        row = QHBoxLayout()
-        row.addWidget(self.sector_box)
-        row.addWidget(self.scale_button)
         layout = QVBoxLayout(self)
-        layout.addLayout(row)
-        for part in (self.nothing, self.slices_box, self.plane_box):
+        for part in (self.sector_box, self.scale_button, self.nothing, self.slices_box, self.plane_box):
             layout.addWidget(part)
         layout.addStretch()
 

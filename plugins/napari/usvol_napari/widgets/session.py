@@ -115,6 +115,11 @@ class Session(QObject):
         return self._timer.isActive() and bool(self._history) and self._history[-1][0] == position
 
     @property
+    def undo_steps(self) -> int:
+        """How many corrections there are to take back."""
+        return len(self._history)
+
+    @property
     def can_undo(self) -> bool:
         """Whether there is a correction to take back."""
         return bool(self._history)

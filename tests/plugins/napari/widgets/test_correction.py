@@ -82,6 +82,34 @@ def test_dragging_the_tip_measures_the_needle_and_undo_brings_it_back(widget, qt
     assert np.allclose(ends.data, [before.entry, before.tip])
 
 
+def test_undo_takes_back_what_was_corrected_last(widget, qtbot):
+    session, ends, labels = widget.session, layer(widget, Points, "ends"), layer(widget, Labels)
+    start, samples = session.findings[1].tip, np.array(labels.data)
+
+    def painted():
+        return int((np.asarray(labels.data) != samples).sum())
+
+    def paint(z):
+        with qtbot.waitSignal(session.measured, timeout=WAIT_MS):
+            labels.data_setitem((np.array([z]), np.array([0]), np.array([0])), 2)
+
+    paint(0)
+    with qtbot.waitSignal(session.measured, timeout=WAIT_MS):
+        ends.data = np.array([ends.data[0], [24.0, 12.0, 9.0]])
+    paint(1)
+    paint(2)
+    labels.undo()  # as Ctrl+Z
+    qtbot.wait(200)
+    assert painted() == 2
+    states = []
+    for _ in range(3):
+        widget.undo_button.click()
+        states.append((painted(), session.findings[1].tip == start))
+    assert states == [(1, False), (1, True), (0, True)]
+    assert torch.equal(session.findings[0].data, session.analysis.result.findings[0].data)
+    assert not widget.undo_button.isEnabled()
+
+
 def test_the_sliders_nudge_the_plane_its_picture_and_the_distance(widget, qtbot, number):
     session, picture = widget.session, layer(widget, Surface, "reslice")
     before, texture = session.findings[2], np.array(picture.texture)
