@@ -7,6 +7,7 @@ import pytest
 pytest.importorskip("napari")
 
 from matplotlib.backend_bases import MouseEvent
+from matplotlib.text import Text
 
 from usvol.measurement import ejection_fraction_percent
 from usvol_napari.widgets.curve_plot import CurvePlot
@@ -31,6 +32,18 @@ def plot(viewer, analysed, heart, clip, qtbot):
     plot.resize(500, 220)
     plot.canvas.draw()
     return plot
+
+
+def test_what_the_curve_is_can_be_read_in_a_low_dock(plot):
+    plot.figure.set_size_inches(5.0, 1.4)
+    plot._style(dataclasses.replace(plot.curve, name="volume_of_the_left_ventricle", unit="mL"))
+    plot.canvas.draw()
+    (text,) = plot.figure.findobj(lambda one: isinstance(one, Text) and "left ventricle" in one.get_text())
+    drawn, room = text.get_window_extent(), plot.figure.bbox
+    assert drawn.x0 >= room.x0
+    assert drawn.x1 <= room.x1
+    assert drawn.y0 >= room.y0
+    assert drawn.y1 <= room.y1
 
 
 def test_the_slider_moves_the_cursor_and_a_click_moves_the_slider(viewer, plot):

@@ -29,6 +29,15 @@ def unscaled(scan: Scan) -> Scan:
     return dataclasses.replace(scan, grid=Grid(scan.grid.shape), times_s=None)
 
 
+def test_nothing_is_clipped_at_the_usual_width_of_the_dock(widget, show, clip):
+    show(clip)
+    widget.resize(380, 600)
+    widget.show()
+    for part in (widget.sector_box, widget.scale_button):
+        assert part.width() >= part.sizeHint().width()
+    assert widget.minimumSizeHint().width() <= 380
+
+
 def test_three_slices_are_linked_to_the_viewer(widget, viewer, analysed, guided, solid, qtbot):
     analysed(guided, solid)
     viewer.layers.selection.active = viewer.layers[0]
