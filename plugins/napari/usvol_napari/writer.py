@@ -23,7 +23,7 @@ from usvol.result import Curve, Finding, Measurement, Result, Scores
 from usvol.scan import Scan, Source
 from usvol_napari.edits import labels_shown, line_shown
 from usvol_napari.layers import Key, LayerTuple, place_of
-from usvol_napari.painted_labels import painted_labels
+from usvol_napari.painting import painted_labels
 from usvol_napari.placement import Placement
 from usvol_napari.widgets.built_tasks import built_task
 from usvol_napari.widgets.shown import STATED
