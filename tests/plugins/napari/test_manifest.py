@@ -30,6 +30,9 @@ def test_npe2_takes_the_manifest_as_installed():
         writer, _ = manager.get_writer(name, everything, "usvol-napari")
         assert writer is not None, name
         assert writer.command == f"usvol-napari.{command}"
+    writer, path = manager.get_writer("session", ["image"], "usvol-napari")
+    assert writer is not None
+    assert (writer.command, path) == ("usvol-napari.write_session", "session.usvol")
 
 
 @pytest.mark.parametrize("command", CONTRIBUTIONS["commands"], ids=lambda command: command["id"])
