@@ -8,7 +8,7 @@ import pytest
 import torch
 from pydantic import BaseModel
 
-from usvol import registry, synthesis
+from usvol import registry, synthesis, writing
 from usvol.errors import ConfigError
 from usvol.loading import load
 from usvol.result import Labels
@@ -56,7 +56,7 @@ def test_a_labelled_phantom_writes_labels_beside_its_scan(labelled, tmp_path):
 def test_where_nothing_can_be_written_is_told(labelled, tmp_path, monkeypatch, name):
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "shut").mkdir()
-    monkeypatch.setattr(synthesis.os, "access", lambda path, mode: path.name != "shut")
+    monkeypatch.setattr(writing.os, "access", lambda path, mode: path.name != "shut")
     with pytest.raises(ConfigError, match=rf"{name}: (no folder can be made|nothing can be written) there"):
         synthesis.synthesise("blobs", out=tmp_path / name)
 

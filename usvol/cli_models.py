@@ -62,6 +62,8 @@ def verify_models(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
     """Compare weights with the sha256 on their cards."""
+    from rich.text import Text
+
     from usvol import registry, weights
 
     chosen = [_find(name) for name in names] if names else weights.inventory(registry.packages())
@@ -71,7 +73,7 @@ def verify_models(
     else:
         for name, outcome in outcomes.items():
             colour = "green" if outcome is weights.Check.OK else "red"
-            console().print(f"[{colour}]{outcome}[/{colour}]  {name}")
+            console().print(Text.assemble((str(outcome), colour), f"  {name}"))
     if any(outcome is not weights.Check.OK for outcome in outcomes.values()):
         raise typer.Exit(ExitCode.BAD_MODEL)
 

@@ -41,7 +41,7 @@ def evaluate(asked: EvaluateOptions) -> None:
     """Measure a task against a data set with references."""
     set_logging(verbose=asked.verbose)
     from usvol import evaluation, writing
-    from usvol.synthesis import make_folder
+    from usvol.writing import make_folder
 
     if asked.out is not None:
         make_folder(asked.out)
@@ -142,4 +142,4 @@ def demo(
     screen.print(f"{shown.task} on {len(shown.rows)} SIMULATED clips (a phantom, no patient):", style="bold")
     screen.print(table)
     screen.print("Simulated input shows that everything works, not how well it works on patients.")
-    screen.print(f"report: {shown.report}", soft_wrap=True)
+    screen.print(f"report: {shown.report}", soft_wrap=True, markup=False)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from usvol import synthesis
+from usvol import synthesis, writing
 from usvol.batch.ledger import open_ledger
 from usvol.batch.outcome import Outcome
 from usvol.batch.study import Existing, Plan, run_study
@@ -73,7 +73,7 @@ def show(
 
 
 def _make_room(out: Path) -> None:
-    synthesis.make_folder(out)
+    writing.make_folder(out)
     if any(out.iterdir()) and not (out / _MARK).exists():
         raise ConfigError(f"{out} is not empty and no earlier demo. Give another folder with -o.")
     (out / _MARK).touch()

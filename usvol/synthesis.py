@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from usvol import registry, writing
-from usvol.errors import ConfigError, UnknownTimeError
+from usvol.errors import UnknownTimeError
 from usvol.formats.nifti import write_nifti
 from usvol.formats.video_writing import write_video
 
@@ -52,7 +51,7 @@ def synthesise(
     """
     source = registry.module(registry.Group.PHANTOMS, phantom)
     config = registry.configure(source, overrides=settings, owner=f"phantom {phantom!r}")
-    make_folder(out)
+    writing.make_folder(out)
     made: list[Synthetic] = []
     for number in range(seed, seed + count):
         scan, labels, truth = _simulate(source, number, config)
@@ -76,20 +75,6 @@ def synthesise(
         writing.write_json(stem.with_name(f"{stem.name}.json"), facts)
         made.append(Synthetic(path, truth, label_path))
     return made
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder to write to, with its parents, or leave it as it is.
-
-    Raises:
-        ConfigError: it cannot be made, or not be written to.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{path}: no folder can be made there ({error.strerror}). Give another.") from error
-    if not os.access(path, os.W_OK | os.X_OK):
-        raise ConfigError(f"{path}: nothing can be written there. Give another folder, or change its rights.")
 
 
 def _simulate(source: ModuleType, seed: int, config: BaseModel) -> tuple[Scan, Labels | None, dict[str, Any]]:

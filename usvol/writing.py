@@ -133,6 +133,20 @@ def read_complete(folder: Path) -> dict[str, Any] | None:
     return content if whole else None
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder to write to, with its parents, or leave it as it is.
+
+    Raises:
+        ConfigError: it cannot be made, or not be written to.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{path}: no folder can be made there ({error.strerror}). Give another.") from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise ConfigError(f"{path}: nothing can be written there. Give another folder, or change its rights.")
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write strict JSON (no NaN: a number that is not finite becomes null) by rename."""
     text = json.dumps(jsonable(content), indent=1, ensure_ascii=False, allow_nan=False)

@@ -252,7 +252,7 @@ def _prepare_folder(plan: Plan, identity: Mapping[str, Any], found: Found) -> No
         )
     if plan.existing is Existing.OVERWRITE:
         _clear(out)
-    out.mkdir(parents=True, exist_ok=True)
+    writing.make_folder(out)
     facts = {"schema": SCHEMA, "state": "running", "task": plan.task, "identity": identity}
     writing.write_json(out / RUN_FILE, facts)
 

@@ -20,12 +20,12 @@ from safetensors.torch import load_file, save_file
 from usvol import registry, weights
 from usvol.errors import ConfigError, DatasetError, MissingExtraError
 from usvol.runtime import resolve_device
-from usvol.synthesis import make_folder
 from usvol.training.cases import Case, of_split, patient_folds
 from usvol.training.members import join_members, start_from
 from usvol.training.recipe import FitSettings, Recipe, Sample
 from usvol.training.resuming import fingerprint, keep, require_same
 from usvol.training.samples import prepare_cases, prepare_phantoms
+from usvol.writing import make_folder
 
 if TYPE_CHECKING:
     import lightning
