@@ -56,6 +56,7 @@ _LINES = 4  # that the second look judges, at most
 _AT_ONCE = 2
 _ENOUGH = 3.0  # log odds of a needle with which no further line is judged
 _READINGS = 3  # of the axis, each about where the one before has it
+_HARDLY = 0.05  # chance of a shaft under which a slice is not read again
 _LEAST_RADIUS = 0.75  # of the mask, in voxels: a thinner one has holes
 
 
@@ -216,12 +217,14 @@ class Needle:
         axis, sizes = path, torch.zeros(1, SIZE_ANSWERS)
         for number in range(_READINGS):
             at = tube_lengths(axis)
-            # Which slices show a shaft is known from the second look.
+            # The second look knows which slices show a shaft; every other of those is enough to read again.
             chance = np.interp(path.locate(axis.points(at))[0], lengths, shaft)
-            read = tube if number == 0 else _tubes(both, [axis], scale)
+            if number:
+                chance = np.where((chance > _HARDLY) & (np.arange(TUBE) % 2 == 1), 2 * chance, 0)
+                tube = _tube_where(both, axis, scale=scale, taken=chance > 0)
             step = float(at[1] - at[0])
             known = facts(axis, step=step, largest=float(scale.max()), sample_mm=sample_mm)
-            weighted = sections(read, torch.from_numpy(chance).float()[None])
+            weighted = sections(tube, torch.from_numpy(chance).float()[None])
             answers, sizes = self.sections(weighted, known[None])
             curve = fitted(answers.cpu(), torch.tensor([step]))[0].double().numpy()
             axis = moved(axis, curve, lengths=at, frame=tube_frame(axis))
@@ -279,6 +282,15 @@ def _tubes(both: Tensor, paths: list[Path], scale: np.ndarray) -> Tensor:
     tubes = tubes.reshape(2, *points.shape[:-1]).movedim(1, 0)
     inside = tubes[:, 1] > 0.5
     return torch.stack([tubes[:, 0] * inside, inside.float()], 1)
+
+
+def _tube_where(both: Tensor, path: Path, *, scale: np.ndarray, taken: np.ndarray) -> Tensor:
+    """Sample the slices ``taken`` (s,) of the tube around a path, 0 in the others: ``1 2 s v u``."""
+    tube = torch.zeros(1, 2, len(taken), WIDE, WIDE)
+    points = tube_points(path, tube_lengths(path)[taken], frame=tube_frame(path))
+    level, inside = sampled(both, points, scale=scale)
+    tube[0, 0, taken], tube[0, 1, taken] = level * (inside > 0.5), (inside > 0.5).float()
+    return tube
 
 
 def _held(mask: Tensor, path: Path, scale: np.ndarray) -> np.ndarray:

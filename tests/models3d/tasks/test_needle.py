@@ -163,6 +163,8 @@ def test_the_axis_is_read_again_about_where_it_was_placed():
     tube = _tubes(both, [aside], np.ones(3))
     axis, _ = reader._axis(both, aside, tube=tube, shaft=np.ones(128), scan=scan())
     np.testing.assert_allclose(axis.points(np.array([0.0]))[0][:2], 29.5, atol=0.3)
+    unseen, _ = reader._axis(both, aside, tube=tube, shaft=np.zeros(128), scan=scan())
+    np.testing.assert_allclose(unseen.points(np.array([0.0])), aside.points(np.array([0.0])))
 
 
 @pytest.mark.parametrize(("odds", "surest", "reads"), [([4, 0, 9, 9], 0, 1), ([0, 1, 2, -1], 2, 2)])
