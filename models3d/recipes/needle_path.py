@@ -10,6 +10,7 @@ Coordinates count fine samples: index (z, y, x) of the canonical volume times sp
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -118,9 +119,9 @@ def levelled(grey: Tensor, mask: Tensor) -> Tensor:
     some = grey[few][mask[few]].float()
     if not len(some):
         return torch.zeros(grey.shape)
-    low, high = torch.quantile(some, torch.tensor(_PERCENTILES)).tolist()
+    low, high = np.quantile(some.numpy(), _PERCENTILES).tolist()  # torch's takes four times as long
     high = max(high, low + 1e-3 * max(abs(low), 1.0))
-    return ((grey.float() - low) / (high - low)).clamp_(0, 1).mul_(mask)
+    return (grey.float() - low).div_(high - low).clamp_(0, 1).mul_(mask)
 
 
 def coarse_shape(shape: Sequence[int], step: np.ndarray, *, longest: float = COARSE) -> tuple[int, int, int]:
@@ -132,8 +133,18 @@ def coarse_shape(shape: Sequence[int], step: np.ndarray, *, longest: float = COA
 
 def coarse_view(level: Tensor, shape: tuple[int, int, int]) -> Tensor:
     """Return mean and maximum of what each coarse sample covers: ``2 z y x``."""
-    grey = level[None]
-    return torch.cat([F.adaptive_avg_pool3d(grey, shape), F.adaptive_max_pool3d(grey, shape)])
+    return torch.stack([F.adaptive_avg_pool3d(level[None], shape)[0], _largest(level, shape)])
+
+
+def _largest(level: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """Return what ``adaptive_max_pool3d`` does, axis by axis, which takes a third of the time."""
+    for axis, count in enumerate(shape):
+        size, index = level.shape[axis], torch.arange(count)
+        first, last = index * size // count, ((index + 1) * size + count - 1) // count - 1
+        widest = int((last - first).max()) + 1
+        parts = [level.index_select(axis, torch.minimum(first + k, last)) for k in range(widest)]
+        level = functools.reduce(torch.maximum, parts)
+    return level
 
 
 def tube_frame(path: Path, *, roll: float = 0.0) -> np.ndarray:

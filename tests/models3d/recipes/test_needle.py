@@ -80,6 +80,13 @@ def test_levels_span_0_to_1_whatever_the_gain():
     assert float(levelled(grey, mask).max()) == 1
 
 
+@pytest.mark.parametrize("shape", [(64, 64, 64), (50, 33, 20), (40, 64, 7)])
+def test_the_coarse_view_holds_the_largest_of_what_a_sample_covers(shape):
+    level = torch.rand(64, 64, 40)
+    wanted = torch.nn.functional.adaptive_max_pool3d(level[None], shape)[0]
+    torch.testing.assert_close(coarse_view(level, shape)[1], wanted, rtol=0, atol=0)
+
+
 def test_a_thin_line_survives_the_coarse_view():
     level = torch.zeros(32, 32, 32)
     level[16, 16, :] = 1
