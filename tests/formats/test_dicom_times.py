@@ -34,6 +34,8 @@ def test_frame_times_by_precedence(attributes, expected, origin):
     timing = times_of(**attributes)
     assert timing.times_s == pytest.approx(expected)
     assert timing.origin == origin
+    said = any("how to play it" in note for note in timing.warnings)
+    assert said == (origin == "RecommendedDisplayFrameRate")
 
 
 @pytest.mark.parametrize(

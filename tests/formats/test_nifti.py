@@ -304,3 +304,16 @@ def test_atlas_masks_keep_their_labels(shared_data):
     stored = np.asarray(nib.load(folder / "parcellation.nii.gz").dataobj)
     assert np.array_equal(scan.data[0, 0].numpy(), stored.transpose(2, 1, 0))
     assert len(np.unique(stored)) == 9
+
+
+def test_a_changed_byte_in_a_gzip_file_is_noticed(tmp_path):
+    path = tmp_path / "v.nii.gz"
+    nifti.write_nifti(
+        path, np.arange(120, dtype=np.int16).reshape(4, 5, 6), grid=Grid((4, 5, 6), (1.0, 1.0, 1.0))
+    )
+    assert nifti.read(path).data.shape == (1, 1, 4, 5, 6)
+    whole = bytearray(path.read_bytes())
+    whole[-6] ^= 1  # of the checksum: what was written is not what is read
+    path.write_bytes(bytes(whole))
+    with pytest.raises(CorruptFileError, match="CRC"):
+        nifti.read(path)

@@ -14,6 +14,7 @@ MAX_FPS, MIN_FPS = 20_000.0, 0.05
 """Rates outside are a unit mistaken, not a machine."""
 
 _FRAME_TIME, _FRAME_TIME_VECTOR = 0x00181063, 0x00181065
+_PLAYED = "RecommendedDisplayFrameRate"
 _DISAGREE = 0.05
 
 
@@ -54,12 +55,14 @@ def frame_times(dataset: Dataset, frames: int) -> Timing:
             )
     if found is None:
         return Timing(None, "none", (*warnings, "frame rate unknown: no usable frame time attribute"))
+    if found[0] == _PLAYED:
+        warnings.append(f"frame times come from {_PLAYED}: how to play it, perhaps not how it was taken")
     return Timing(found[1], found[0], tuple(warnings))
 
 
 def _order(pointer: list[int]) -> tuple[str, ...]:
     first = ("FrameTime", "FrameTimeVector") if _FRAME_TIME in pointer else ("FrameTimeVector", "FrameTime")
-    return (*first, "CineRate", "RecommendedDisplayFrameRate")
+    return (*first, "CineRate", _PLAYED)
 
 
 def _times(dataset: Dataset, name: str, frames: int, warnings: list[str]) -> tuple[float, ...] | None:

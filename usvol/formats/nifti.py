@@ -92,6 +92,8 @@ def read(path: Path, selection: Selection | None = None) -> Scan:
         steps = select_frames(opened.shape[3], opened.times_s, selection=selection)
         samples = _samples(opened.image).reshape(opened.shape, order="F").transpose(3, 4, 2, 1, 0)
         samples = np.array(samples if steps is None else samples[list(steps)], order="C")
+        if (stream := opened.image.file_map["image"].fileobj) is not None:
+            stream.read(1)  # at the end of a gzip file its checksum is compared
     times = opened.times_s
     if times is not None and steps is not None:
         times = tuple(times[i] for i in steps)
