@@ -39,9 +39,8 @@ class Stated:
         """Return the scan with what was stated; spacing is scaled where frames were shrunk in decoding."""
         if self.spacing_mm is not None:
             spacing = self.spacing_mm
-            if (
-                scan.grid.is_calibrated
-            ):  # else the grid itself knows how many samples of the file it steps over
+            # A grid without a scale knows itself how many samples of the file it steps over.
+            if scan.grid.is_calibrated:
                 ratio = [file / read for file, read in zip(header.grid.shape, scan.grid.shape, strict=True)]
                 z, y, x = (step * factor for step, factor in zip(spacing, ratio, strict=True))
                 spacing = (y if scan.grid.is_planar else z, y, x)

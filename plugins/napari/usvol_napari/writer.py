@@ -167,8 +167,11 @@ def _scan_of(result: Result | None, layers: Sequence[LayerTuple]) -> Scan | None
         facts = next((n[STATED] for n in notes if STATED in n and n[Key.SOURCE].path == source.path), None)
         if facts is not None:
             return facts.apply(scan, loading.probe(source.path))
-        stated = result.grid.spacing_mm if result is not None and result.grid != scan.grid else None
-        return scan if stated is None else scan.with_spacing(stated)
+        if result is None or result.grid == scan.grid or result.grid.shape != scan.grid.shape:
+            return scan
+        # Its spacing was stated.
+        known = dataclasses.replace(scan.source, calibration=result.source.calibration)
+        return dataclasses.replace(scan, grid=result.grid, source=known)
     mine = [n for n in notes if result is None or n.get(Key.RESULT) is result or _has_path(n, source)]
     return next((n[Key.SCAN] for n in mine if n.get(Key.SCAN) is not None), None)
 

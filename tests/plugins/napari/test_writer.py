@@ -16,6 +16,7 @@ from scipy.spatial.transform import Rotation
 from usvol import load, pipeline, writing
 from usvol.errors import ConfigError, UnsupportedFormatError
 from usvol.formats.nifti import write_nifti
+from usvol.formats.video_writing import write_video
 from usvol.measurement import volume_ml
 from usvol.result import Labels, Line, Measurement, Result
 from usvol.result_reading import read_result
@@ -191,3 +192,14 @@ def test_pictures_show_scan_and_findings(shown, tmp_path):
     (path,) = writer.write_picture(str(tmp_path / "plain.png"), layers[:1])
     with pytest.raises(ConfigError, match="PNG"):
         writer.write_picture(str(tmp_path / "view.gif"), layers)
+
+
+def test_a_stated_spacing_is_not_scaled_twice_where_frames_were_shrunk(tmp_path, monkeypatch):
+    task = Toy(Selection(max_side_px=40))
+    monkeypatch.setattr(writer, "built_task", lambda *_args, **_options: task)
+    path = write_video(tmp_path / "clip.avi", np.full((4, 60, 80), 90, np.uint8), fps=10)
+    scan = load(path, selection=task.selection).with_spacing((0.2, 0.2, 0.2))
+    assert scan.grid.spacing_mm == pytest.approx((0.4, 0.4, 0.4))
+    again = writer._scan_of(Result("toy", scan.grid, scan.source, (), ()), [])
+    assert again is not None
+    assert again.grid == scan.grid and again.calibration == scan.calibration
