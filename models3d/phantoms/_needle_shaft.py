@@ -3,7 +3,7 @@
 Steel reflects like a mirror: what returns to the probe depends on the angle between beam and shaft. Around
 and behind it lie the echo of its far wall, sound that rings inside it (reverberation: a row of echoes; comet
 tail: a streak) and a slight shadow (Huang et al., Anesth. Analg. 104:1259, 2007; Scholten et al., Anaesthesia
-72 Suppl. 1:57, 2017).
+72 Suppl. 1:57, 2017). Some shafts, as with a coating or a filled lumen, scatter from all of their thickness.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ _KNOT_MM = 0.25  # of what varies along a shaft
 _BEAD_MM = 0.1
 _TURNS = (-0.5, 0.0, 0.5)  # about the axis, radians: the strip of a cylinder that faces the probe
 _STANDS_OUT_DB = 12.0  # a shaft over bright tissue, at least, gaps apart
+_NOTHING_DB = -60.0
+_DISC = 24  # points of a shaft's cross section
 _SIGMA_MIN = 0.45  # of a sample or a beam, as the point spread function has it
 
 
@@ -101,6 +103,7 @@ class Finish:
         varying_db: along the shaft, at ``back_mm``; gaps included.
         far_wall_db, ring_db: of the far wall and of each repetition, relative to what came before.
         ring_mm: distance of repetitions; ``rings``: how many.
+        fill_db: of what the whole thickness scatters, relative to the near wall's echo.
         tail_db, tail_mm: level and length of the streak behind the shaft.
         shadow_db: what sound loses that passes it, one way.
     """
@@ -110,11 +113,12 @@ class Finish:
     rough_db: float
     back_mm: np.ndarray
     varying_db: np.ndarray
-    far_wall_db: float = -60.0
-    ring_db: float = -60.0
+    far_wall_db: float = _NOTHING_DB
+    ring_db: float = _NOTHING_DB
     ring_mm: float = 1.0
     rings: int = 0
-    tail_db: float = -60.0
+    fill_db: float = _NOTHING_DB
+    tail_db: float = _NOTHING_DB
     tail_mm: float = 3.0
     shadow_db: float = 0.0
 
@@ -134,8 +138,9 @@ def drawn_finish(rng: np.random.Generator, shaft: Shaft, *, clear: bool) -> Fini
         varying += rng.uniform(2, 8) * (np.arange(count) * _KNOT_MM < rng.uniform(1, 4))
     ringing, tail = rng.random() < 0.5, rng.random() < 0.6
     level_db = rng.uniform(18, 36)
+    fill_db = rng.uniform(-12, 10) if rng.random() < 0.4 else _NOTHING_DB
     return Finish(
-        level_db=level_db,
+        level_db=level_db - max(fill_db, 0),
         fall_power=rng.uniform(1.5, 7),
         # However steep, it stays clearly brighter than tissue: what nobody sees cannot be marked. With 3 dB
         # in place of 12, half of the shafts were within 0.75 deviations of the speckle around them.
@@ -143,12 +148,13 @@ def drawn_finish(rng: np.random.Generator, shaft: Shaft, *, clear: bool) -> Fini
         back_mm=np.arange(count) * _KNOT_MM,
         varying_db=varying,
         far_wall_db=rng.uniform(-18, -4),
-        ring_db=rng.uniform(-14, -5) if ringing else -60.0,
+        ring_db=rng.uniform(-14, -5) if ringing else _NOTHING_DB,
         ring_mm=rng.uniform(0.8, 1.3) * 2 * shaft.radius_mm if rng.random() < 0.6 else rng.uniform(0.6, 3),
         rings=int(rng.integers(1, 6)) if ringing else 0,
-        tail_db=rng.uniform(-34, -16) if tail else -60.0,
+        tail_db=rng.uniform(-34, -16) if tail else _NOTHING_DB,
         tail_mm=rng.uniform(1.5, 8),
         shadow_db=rng.uniform(0, 5),
+        fill_db=fill_db,
     )
 
 
@@ -186,6 +192,7 @@ def with_shafts(
             below = np.array((below_mm / beads.sine / probe.step_mm, 0, 0))
             _splat(echo, beads.index + below, beads.dose * 10 ** (level_db / 20))
         _add_tail(tails, beads, finish=finish, probe=probe, shape=tuple(echo.shape))
+        _add_fill(tails, beads, finish=finish, shape=tuple(echo.shape))
         if finish.shadow_db > 0:
             _add_shadow(attenuation, beads, finish=finish, probe=probe, thick_mm=2 * shaft.radius_mm)
     # What the tissue reflects at its own angle is kept; the shaft's angle is in its level already.
@@ -211,7 +218,7 @@ def with_shafts(
 def _walls(shaft: Shaft, finish: Finish) -> list[tuple[float, float]]:
     """Depth (mm) below the near wall, across the shaft, and level (dB) of each echo."""
     walls = [(0.0, 0.0)]
-    if finish.far_wall_db > -50:
+    if finish.far_wall_db > _NOTHING_DB:
         walls.append((2 * shaft.radius_mm, finish.far_wall_db))
     return walls + [(n * finish.ring_mm, n * finish.ring_db) for n in range(1, finish.rings + 1)]
 
@@ -224,12 +231,15 @@ class _Beads:
         index: (n, 3) fractional r, az, el; ``level``: amplitude that is to be seen on the axis.
         dose: amplitude to put there so that the point spread function makes that level of it.
         sine: of the mean angle between beam and shaft.
+        within: (m, 3) as ``index``, of points spread over the shaft's thickness; ``within_level``: theirs.
     """
 
     index: np.ndarray
     level: np.ndarray
     dose: np.ndarray
     sine: float
+    within: np.ndarray
+    within_level: np.ndarray
 
 
 def _beads(shaft: Shaft, finish: Finish, *, probe: Probe, imaging: Imaging) -> _Beads:
@@ -250,13 +260,19 @@ def _beads(shaft: Shaft, finish: Finish, *, probe: Probe, imaging: Imaging) -> _
     level = 10 ** ((finish.level_db - fall + np.interp(back, finish.back_mm, finish.varying_db)) / 20)
     dose = level * _dose(probe, imaging, index=index, step=_index(probe, axis + 0.01 * ahead) - index)
     aside = np.cross(ahead, facing)
-    parts = [
-        _index(probe, axis - shaft.radius_mm * (math.cos(turn) * facing + math.sin(turn) * aside))
-        for turn in _TURNS
-    ]
-    count = len(_TURNS)
-    mean = float(sine.mean()) if len(sine) else 1.0
-    return _Beads(np.concatenate(parts), np.tile(level, count), np.tile(dose / count, count), mean)
+
+    def around(radius_mm: float, turn: float) -> np.ndarray:
+        return _index(probe, axis - radius_mm * (math.cos(turn) * facing + math.sin(turn) * aside))
+
+    wall = np.concatenate([around(shaft.radius_mm, turn) for turn in _TURNS])
+    # Sunflower: as many points in any part of the disc.
+    spots = range(_DISC if finish.fill_db > _NOTHING_DB else 0)
+    disc = [around(shaft.radius_mm * math.sqrt((k + 0.5) / _DISC), math.pi * (1 + 5**0.5) * k) for k in spots]
+    within = np.concatenate(disc) if disc else np.zeros((0, 3))
+    count, mean = len(_TURNS), float(sine.mean()) if len(sine) else 1.0
+    return _Beads(
+        wall, np.tile(level, count), np.tile(dose / count, count), mean, within, np.tile(level, len(disc))
+    )
 
 
 def _dose(probe: Probe, imaging: Imaging, *, index: np.ndarray, step: np.ndarray) -> np.ndarray:
@@ -302,13 +318,21 @@ def _around(beads: _Beads, depth: np.ndarray, shape: tuple[int, ...]) -> tuple[T
 
 
 def _add_tail(tails: Tensor, beads: _Beads, *, finish: Finish, probe: Probe, shape: tuple[int, ...]) -> None:
-    if finish.tail_db < -50:
+    if finish.tail_db <= _NOTHING_DB:
         return
     depth = np.arange(max(2, math.ceil(4 * finish.tail_mm / probe.step_mm)))
     place, inside = _around(beads, depth, shape)
     fading = 10 ** (finish.tail_db / 20) * np.exp(-depth * probe.step_mm / finish.tail_mm)
     level = torch.from_numpy((beads.level[:, None] * fading)[inside]).float()
     tails.scatter_reduce_(0, place, level, "amax")
+
+
+def _add_fill(tails: Tensor, beads: _Beads, *, finish: Finish, shape: tuple[int, ...]) -> None:
+    spot = np.round(beads.within).astype(int)
+    inside = ((spot >= 0) & (spot < shape)).all(1)
+    place = np.ravel_multi_index(tuple(spot[inside].T), shape)
+    level = beads.within_level[inside] * 10 ** (finish.fill_db / 20)
+    tails.scatter_reduce_(0, torch.from_numpy(place), torch.from_numpy(level).float(), "amax")
 
 
 def _add_shadow(attenuation: Tensor, beads: _Beads, *, finish: Finish, probe: Probe, thick_mm: float) -> None:

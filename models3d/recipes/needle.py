@@ -13,12 +13,10 @@ their axis runs and where it ends. Both learn together; the third, which reads t
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path as FilePath
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
@@ -31,16 +29,14 @@ from models3d.nets.section_reader import SectionReader
 from models3d.nets.triplanar import TriPlanar
 from models3d.recipes.needle_lines import proposed_lines
 from models3d.recipes.needle_path import TUBE, WIDE, Path, coarse_shape, coarse_view
+from models3d.recipes.needle_scores import NAMES, row, score
 from models3d.recipes.needle_sections import FACTS, SECTIONS, Shafts, section_loss
 from models3d.recipes.needle_tubes import NOWHERE, Volume, drawn_tube, opened
-from usvol import metrics
-from usvol.metrics import Estimate, column_ci
 from usvol.resampling import sample_on
-from usvol.result import Labels, Line, Result
+from usvol.result import Labels
 from usvol.scan import Scan, Selection
-from usvol.training.cases import Case
 from usvol.training.members import start_from
-from usvol.training.recipe import Batch, FitSettings, Recipe, Row, Sample
+from usvol.training.recipe import Batch, FitSettings, Recipe, Sample
 from usvol.training.volume_augmentation import vary_picture
 
 SELECTION = Selection()
@@ -272,57 +268,6 @@ def new_network(settings: Settings) -> Looks:
     return looks
 
 
-def row(result: Result, case: Case) -> Row:
-    """Compare with the truth: voxels found, tip (mm), axis (degrees), whether there is a needle at all."""
-    truth = case.reference
-    reference = truth["labels"]
-    lines = [f for f in result.findings if isinstance(f, Line)]
-    found = next((f.data[0].numpy() > 0 for f in result.findings if isinstance(f, Labels)), None)
-    true = reference.data[0].numpy() == 1
-    answer: Row = {
-        "present": bool(truth["present"]),
-        "found": bool(lines),
-        "confidence": lines[0].confidence if lines else None,
-        "style": truth.get("style"),
-        "gauge": truth.get("gauge"),
-        "inside_mm": truth.get("inside_mm"),
-        "angle_to_face_deg": truth.get("angle_to_face_deg"),
-        "tip_in_view": truth.get("tip_in_view"),
-        "flags": [flag.code for flag in result.flags],
-    }
-    if answer["present"]:
-        answer["f1"] = 0.0 if found is None else metrics.dice(found, true)
-    if not (lines and answer["present"] and result.grid.is_calibrated):
-        return answer
-    entry, tip = np.array(lines[0].entry), np.array(lines[0].tip)
-    ahead = (tip - entry) / max(float(np.linalg.norm(tip - entry)), 1e-9)
-    sine = float(np.linalg.norm(np.cross(ahead, truth["direction"])))
-    answer["axis_deg"] = math.degrees(math.asin(min(sine, 1.0)))
-    if truth["tip_in_view"]:
-        answer["tip_mm"] = float(np.linalg.norm(tip - truth["tip_mm"]))
-    return answer
-
-
-def score(rows: Sequence[Row], groups: Sequence[str]) -> Mapping[str, Estimate]:
-    """Return f1 over volumes with a needle (0 if missed), and what else the module's row says.
-
-    ``tip_mm`` (mean) and ``tip_mm_p95``, ``axis_deg``: over needles that were found; the tip only where it is
-    in the field of view. ``false_alarm``: of volumes without a needle; ``missed``: of those with one.
-    """
-    cases = list(zip(rows, groups, strict=True))
-    f1, tip_mm, axis_deg = (
-        [(float(r[key]), g) for r, g in cases if r.get(key) is not None]
-        for key in ("f1", "tip_mm", "axis_deg")
-    )
-    estimates = column_ci("f1", f1) | column_ci("tip_mm", tip_mm)
-    estimates |= column_ci("tip_mm_p95", tip_mm, statistic=lambda values: float(np.percentile(values, 95)))
-    estimates |= column_ci("axis_deg", axis_deg)
-    for name, present in (("false_alarm", False), ("missed", True)):
-        wrong = [(float(r["found"] is not present), g) for r, g in cases if r["present"] is present]
-        estimates |= column_ci(name, wrong)
-    return estimates
-
-
 def _uniform(low: float, high: float) -> Tensor:
     return low + (high - low) * torch.rand(())
 
@@ -341,6 +286,6 @@ TRAINING = Recipe(
     phantom="needle",
     phantom_settings=PHANTOM,
     prepare_labelled=prepare_labelled,
-    read_labels=lambda case: read_labels(case, names={1: "needle"}),
+    read_labels=lambda case: read_labels(case, names=NAMES),
     phantoms_suffice=True,
 )

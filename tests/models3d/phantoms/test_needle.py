@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from functools import cache
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from models3d.phantoms import needle
 from models3d.phantoms._needle_shaft import Shaft, shaft_mask
 from models3d.phantoms.needle import OUTER_MM, Config, simulate, simulate_labelled
 from usvol.scan import Grid
@@ -46,6 +48,21 @@ def test_the_shaft_is_brighter_than_what_lies_around(seed):
     grey, needle = scan.data[0, 0].float(), labels.data[0].bool()
     assert scan.sector is not None
     assert grey[needle].mean() > grey[scan.sector.mask & ~needle].mean() + 15
+
+
+def test_a_filled_shaft_is_bright_in_its_middle(monkeypatch):
+    drawn = needle.drawn_finish
+
+    def grey(fill_db):
+        def finish(rng, shaft, *, clear):
+            return dataclasses.replace(drawn(rng, shaft, clear=clear), fill_db=fill_db, far_wall_db=-60.0)
+
+        monkeypatch.setattr(needle, "drawn_finish", finish)
+        seen = Config(size=80, spacing_mm=(0.3, 0.3, 0.3), gauge=17, present=True, clear=True)
+        scan, labels, _ = simulate_labelled(2, seen)
+        return scan.data[0, 0].float()[labels.data[0].bool()].mean()
+
+    assert grey(6.0) > grey(-60.0) + 5
 
 
 def test_without_a_needle_nothing_is_labelled_and_nothing_claimed():
