@@ -409,6 +409,12 @@ def test_a_gpu_that_is_named_is_the_one_that_is_used(monkeypatch: Any) -> None:
         loop._hardware("cuda", "3")
 
 
+def test_a_start_that_is_not_there_is_told_before_anything_is_prepared(toy: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no file"):
+        _train(toy, tmp_path / "run", init=str(tmp_path / "none.safetensors"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_finished_ensemble_is_a_start(toy: Path, tmp_path: Path) -> None:
     first = _train(toy, tmp_path / "first")
     start = member_state(weights.load_file(first).state, 0)

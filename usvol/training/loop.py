@@ -71,6 +71,8 @@ def train(
     chosen, folders = _read(recipe, config=config, overrides={**(settings or {}), **own_data})
     if not prepare_only:
         _hardware(fitting.device, chosen.devices)
+        if chosen.init and not fitting.resume:  # preparing may take hours
+            start_from(Path(chosen.init), recipe.network(chosen))
     cases = gather(recipe, folders, alone=recipe.phantoms_suffice and chosen.phantoms > 0)
     cache = Path(chosen.cache) if chosen.cache else fitting.out / "cache"
     make_folder(fitting.out)

@@ -12,6 +12,7 @@ IEEE TMI 39:2676, 2020).
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -24,7 +25,7 @@ from torch.utils.data import Dataset
 
 from usvol import metrics
 from usvol.canonical import on_screen
-from usvol.metrics import Estimate, bootstrap_ci
+from usvol.metrics import Estimate, UndefinedMetricError, bootstrap_ci
 from usvol.resampling import to_beam_space
 from usvol.result import Result, Scores
 from usvol.scan import Grid, Scan, Selection
@@ -33,6 +34,8 @@ from usvol.training.cases import Case
 from usvol.training.recipe import Batch, FitSettings, Recipe, Row, Sample
 from video.data.pocus import CLASSES as POCUS_CLASSES
 from video.nets.frame_lstm import FrameLSTM, Readers
+
+logger = logging.getLogger(__name__)
 
 CLASSES = ("0", "1", "2", "3")
 A_LINES, B_LINES = 4, 5
@@ -261,23 +264,35 @@ def row(result: Result, case: Case) -> Row:
 
 
 def score(rows: Sequence[Row], groups: Sequence[str]) -> Mapping[str, Estimate]:
-    """Return agreement with the experts, each with its 95 % interval over patients."""
+    """Return agreement with the experts, each with its 95 % interval over patients.
 
-    def column(name: str) -> np.ndarray:
-        return np.array([r[name] for r in rows])
+    What the data leave undefined is not in it, such as the AUC of a sign that all clips show.
 
-    def estimate(statistic: Any, name: str, truth: str) -> Estimate:
-        return bootstrap_ci(statistic, (column(name), column(truth)), groups=groups)
-
-    return {
-        "kappa_quadratic": estimate(metrics.kappa_quadratic, "severity", "true_severity"),
-        "spearman": estimate(metrics.spearman, "expected", "true_severity"),
-        "f1_weighted": estimate(metrics.f1_weighted, "severity", "true_severity"),
-        "accuracy": estimate(metrics.accuracy, "severity", "true_severity"),
-        "mae": estimate(metrics.mae, "expected", "true_severity"),
-        "auc_a_lines": estimate(metrics.auc, "a_lines", "true_a_lines"),
-        "auc_b_lines": estimate(metrics.auc, "b_lines", "true_b_lines"),
-    }
+    Raises:
+        UndefinedMetricError: all of it is undefined.
+    """
+    asked: tuple[tuple[str, Any, str, str], ...] = (
+        ("kappa_quadratic", metrics.kappa_quadratic, "severity", "true_severity"),
+        ("spearman", metrics.spearman, "expected", "true_severity"),
+        ("f1_weighted", metrics.f1_weighted, "severity", "true_severity"),
+        ("accuracy", metrics.accuracy, "severity", "true_severity"),
+        ("mae", metrics.mae, "expected", "true_severity"),
+        ("auc_a_lines", metrics.auc, "a_lines", "true_a_lines"),
+        ("auc_b_lines", metrics.auc, "b_lines", "true_b_lines"),
+    )
+    estimates: dict[str, Estimate] = {}
+    undefined: dict[str, UndefinedMetricError] = {}
+    for name, statistic, *columns in asked:
+        values = [np.array([r[column] for r in rows]) for column in columns]
+        try:
+            estimates[name] = bootstrap_ci(statistic, values, groups=groups)
+        except UndefinedMetricError as error:
+            undefined[name] = error
+    if not estimates:
+        raise next(iter(undefined.values()))
+    for name, error in undefined.items():
+        logger.warning("%s is undefined: %s", name, error)
+    return estimates
 
 
 def confusion(rows: Sequence[Row]) -> np.ndarray:

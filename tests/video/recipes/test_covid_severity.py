@@ -360,3 +360,16 @@ def test_rows_and_scores_compare_with_the_experts(tmp_path):
     counts = recipe.confusion([*rows, {**rows[3], "severity": 0.0}])
     assert np.diag(counts).tolist() == [6, 6, 6, 6]
     assert counts[3, 0] == 1
+
+
+def test_what_is_undefined_takes_no_other_measure_with_it(tmp_path, caplog):
+    rows, groups = [], []
+    for i in range(12):
+        reference = {"severity": i % 4, "a_lines": False, "b_lines": i % 4 > 0}
+        case = Case(str(i), f"p{i}", tmp_path, reference, dataset="blues")
+        rows.append(recipe.row(result_of(i % 4, i % 4 + 0.1, signs=(0.2, 0.8 if i % 4 else 0.3)), case))
+        groups.append(case.patient_key)
+    found = recipe.score(rows, groups)
+    assert "auc_a_lines" not in found
+    assert found["kappa_quadratic"].value == pytest.approx(1.0)
+    assert "auc_a_lines is undefined" in caplog.text
