@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import math
+from pathlib import Path
 from types import MappingProxyType
 
 import nibabel as nib
@@ -161,6 +162,12 @@ def test_measurements_flags_and_provenance_are_strict_json(tmp_path):
     assert facts["flags"] == [{"code": "odd", "message": "odd indeed", "severity": "warning"}]
     assert facts["provenance"] == {"array": [0, 1], "tensor": 1.5, "nan": None}
     assert facts["schema"] == "usvol.result/1"
+
+
+def test_names_that_are_not_utf_8_are_strict_json(tmp_path):
+    writing.write_json(tmp_path / "a.json", {"path": Path("in/\udce9.png"), "half": "\ud83d", "é": 1})
+    text = (tmp_path / "a.json").read_bytes().decode("utf-8")
+    assert json.loads(text) == {"path": "in/\ufffd.png", "half": "\ufffd", "é": 1}
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):

@@ -48,10 +48,13 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def print_json(content: Any) -> None:
-    """Print one JSON value on stdout."""
+    """Print one JSON value on stdout, escaped where its encoding is not UTF-8."""
     from usvol.encoding import jsonable
+    from usvol.loading import printable
 
-    sys.stdout.write(json.dumps(jsonable(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    is_utf8 = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
+    text = printable(json.dumps(jsonable(content), indent=2, ensure_ascii=False, allow_nan=False))
+    sys.stdout.write((text if is_utf8 else json.dumps(json.loads(text), indent=2)) + "\n")
 
 
 def print_error(error: UsvolError) -> None:

@@ -19,6 +19,7 @@ from typing import TypeVar
 
 from usvol.errors import EmptyFileError, EncryptedFileError, ReadError, UnknownFormatError
 from usvol.formats import metaimage_header, still_series, video
+from usvol.formats.dicom_series import is_series_path
 from usvol.scan import Header, Scan, Selection
 
 HEAD_BYTES = 4096
@@ -47,6 +48,7 @@ _ENDINGS = sorted(
 )
 LABEL_ENDING = re.compile(r"[_-](labels?|seg|segmentation|mask)$", re.IGNORECASE)  # NAME_labels beside NAME
 COMPANIONS = {".raw": (".mhd", ".nhdr"), ".zraw": (".mhd",), ".img": (".hdr",), ".gz": (".nhdr",)}
+_NO_BYTE = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # half a character that stands for no byte of a name
 # Other files by their first bytes, so that the error can name them.
 OTHERS = (
     (b"PK\x03\x04", "a ZIP archive (or an Office document)"),
@@ -79,7 +81,8 @@ def load(path: str | Path, *, selection: Selection | None = None, allow_truncate
     """Read a file or folder into a ``Scan``, its format told by content, then by suffix.
 
     Args:
-        path: file or folder.
+        path: file or folder, or one of several slice series in a folder (``folder/series-1a2b3c4d``: the
+            error on reading such a folder names them).
         selection: which frames are needed, and how large; None for all as stored.
         allow_truncated: return what precedes a cut or damaged place of a clip, with a warning.
 
@@ -120,7 +123,9 @@ def classify(path: str | Path) -> FileClass:
     """
     path = Path(path)
     if path.is_dir():
-        return FileClass.SCAN if _is_scan_folder(path) else FileClass.UNKNOWN
+        return FileClass.SCAN if scans_in(path) else FileClass.UNKNOWN
+    if is_series_path(path):
+        return FileClass.SCAN
     if path.name.startswith(".") or path.name.lower() in SIDECAR_NAMES or _is_companion(path):
         return FileClass.SIDECAR
     head = _head(path)
@@ -129,6 +134,30 @@ def classify(path: str | Path) -> FileClass:
     if path.suffix.lower() in SIDECAR_SUFFIXES or path.stem.lower() in SIDECAR_NAMES:
         return FileClass.SIDECAR
     return FileClass.SCAN if _sniffing_format(path, head) else FileClass.UNKNOWN
+
+
+def scans_in(folder: Path) -> tuple[Path, ...]:
+    """Return the folder where it is one scan, or a path for each slice series where it holds several.
+
+    ``load`` takes each. A mere collection of scans gives none.
+    """
+    name = _sniffing_format(folder, b"")
+    module = _module(name) if name else None
+    if module is None:
+        return ()
+    try:
+        module.probe(folder)
+    except ReadError:
+        if name != "dicom":
+            return ()
+        # Slices of which one is missing or damaged are a scan that fails, not so many stills.
+        return tuple(module.series(folder)) or ((folder,) if module.is_series(folder) else ())
+    return (folder,)
+
+
+def is_there(path: Path) -> bool:
+    """Tell whether a path leads to a file, a folder, or one slice series of a folder."""
+    return path.exists() or is_series_path(path)
 
 
 def name_of(path: Path) -> str:
@@ -140,11 +169,14 @@ def name_of(path: Path) -> str:
 
 def printable(text: str | Path) -> str:
     """Return ``text`` as it can be written: what is not UTF-8 in the name of a file becomes U+FFFD."""
-    return str(text).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    known = _NO_BYTE.sub("\ufffd", str(text))
+    return known.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def parts(path: Path) -> tuple[Path, ...]:
     """Return the files that a scan is read from: a series in a folder, a header and its samples, one file."""
+    if is_series_path(path) and (module := _module("dicom")):
+        return tuple(module.parts(path))
     if not path.is_dir():
         return (path, *_detached(path))
     name = _sniffing_format(path, b"")
@@ -179,6 +211,10 @@ def _plain(path: Path) -> Iterator[Path]:
     if printable(path) == str(path):
         yield path
         return
+    if is_series_path(path):
+        with _plain(path.parent) as folder:
+            yield folder / path.name
+        return
     with TemporaryDirectory(prefix="usvol-") as folder:
         for part in (path,) if path.is_dir() else parts(path):
             Path(folder, printable(part.name)).symlink_to(part.absolute())
@@ -195,6 +231,8 @@ def _placed(found: _Read, plain: Path, path: Path) -> _Read:
 
 def _reader(path: Path) -> ModuleType:
     try:
+        if is_series_path(path) and (module := _module("dicom")):
+            return module
         if not path.exists():
             raise _not_there(path)
         if path.is_dir():
@@ -230,17 +268,6 @@ def _folder_reader(path: Path) -> ModuleType:
         cause = "this folder is neither one series of numbered stills nor of DICOM slices"
         raise UnknownFormatError(path, cause, "name one file in it, or go over the folder with: usvol run")
     return module
-
-
-def _is_scan_folder(path: Path) -> bool:
-    """Tell whether the files of a folder are one scan; a mere collection of scans is none."""
-    name = _sniffing_format(path, b"")
-    module = _module(name) if name else None
-    try:
-        return module is not None and module.probe(path) is not None
-    except ReadError:
-        # Slices of which one is missing or damaged are a scan that fails, not so many stills.
-        return name == "dicom" and module is not None and module.is_series(path)
 
 
 def _sniffing_format(path: Path, head: bytes) -> str | None:

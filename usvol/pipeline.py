@@ -231,7 +231,7 @@ def versions() -> MappingProxyType[str, str]:
 
 def input_sha256(path: Path | None) -> str | None:
     """Return the sha256 of a file, or of names and contents of the parts of a scan; None without a path."""
-    if path is None or not path.exists():
+    if path is None or not loading.is_there(path):
         return None
     parts = loading.parts(path)
     if parts == (path,):

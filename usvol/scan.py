@@ -80,8 +80,9 @@ class Grid:
 
     Attributes:
         shape: samples along z, y, x; a planar image has ``shape[0] == 1``.
-        spacing_mm: distance of neighbouring samples, or None. On a planar grid the z entry is a
-            placeholder equal to the y entry (``is_planar``), and volumes cannot be measured.
+        spacing_mm: distance of neighbouring samples, or None. On a planar grid (``is_planar``) the z entry is
+            the thickness that the file states, else a placeholder equal to the y entry, and volumes cannot be
+            measured.
         origin_mm: world position of sample (0, 0, 0), or None.
         direction: columns are the unit world vectors of the index axes z, y, x.
     """

@@ -24,6 +24,7 @@ import numpy as np
 from usvol.encoding import jsonable, slug
 from usvol.errors import ConfigError
 from usvol.formats.nifti import write_nifti
+from usvol.loading import printable
 from usvol.report import meshes, preview
 from usvol.resampling import cross_section, reslice
 from usvol.result import (
@@ -148,8 +149,8 @@ def make_folder(path: Path) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write strict JSON (no NaN: a number that is not finite becomes null) by rename."""
-    text = json.dumps(jsonable(content), indent=1, ensure_ascii=False, allow_nan=False)
+    """Write strict JSON by rename: what is not finite becomes null, what is not UTF-8 in a name U+FFFD."""
+    text = printable(json.dumps(jsonable(content), indent=1, ensure_ascii=False, allow_nan=False))
     partial = path.with_name(f".{path.name}.part")
     with partial.open("w", encoding="utf-8") as stream:
         stream.write(text + "\n")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import UID, ExplicitVRLittleEndian, UltrasoundImageStorage
+from pydicom import dcmread
 
 from usvol import loading
 from usvol.batch.discovery import Found, Ignored, _identity, _natural, discover
@@ -69,37 +69,14 @@ def test_numbered_stills_are_one_item(tmp_path):
     assert [item.path.name for item in discover([root]).items] == ["other.png", "sweep"]
 
 
-def slices(folder: Path, *, count: int = 6, series: str = "1.2.3", prefix: str = "") -> list[Path]:
-    """Write slices 1 mm apart, each a file."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for z in range(count):
-        dataset = Dataset()
-        dataset.file_meta = FileMetaDataset()
-        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = UltrasoundImageStorage
-        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = UID(f"{series}.{z + 1}")
-        dataset.SeriesInstanceUID, dataset.Modality = series, "US"
-        dataset.Rows, dataset.Columns, dataset.SamplesPerPixel = 8, 10, 1
-        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 8, 8, 7, 0
-        dataset.PhotometricInterpretation = "MONOCHROME2"
-        dataset.ImagePositionPatient, dataset.PixelSpacing = [0, 0, z], [0.5, 0.5]
-        dataset.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-        dataset.PixelData = bytes([z] * 80)
-        paths.append(folder / f"{prefix}{z}.dcm")
-        dataset.save_as(paths[-1], enforce_file_format=True)
-    return paths
-
-
 @pytest.mark.parametrize(
     ("damage", "cause"),
     [
         (lambda paths: paths[2].unlink(), "slices 2 and 3 are 2 mm apart"),
         (lambda paths: paths[2].write_bytes(paths[2].read_bytes()[:-40]), "bytes"),
-        (lambda paths: slices(paths[0].parent, series="1.2.4", prefix="b"), "it holds 2 series"),
     ],
 )
-def test_damaged_slices_are_one_item_that_fails_with_the_reason(tmp_path, damage, cause):
+def test_damaged_slices_are_one_item_that_fails_with_the_reason(tmp_path, damage, cause, slices):
     damage(slices(tmp_path / "in"))
     found = discover([tmp_path / "in"])
     (item,) = found.items
@@ -109,14 +86,72 @@ def test_damaged_slices_are_one_item_that_fails_with_the_reason(tmp_path, damage
         loading.load(item.path)
 
 
-def test_stills_of_one_place_and_of_many_series_are_no_damaged_slices(tmp_path):
+def test_each_series_of_a_folder_is_an_item_of_its_own(tmp_path, slices):
+    root = tmp_path / "in"
+    slices(root, count=4)
+    slices(root, series="1.2.4", prefix="b")
+    scout, cine = slices(root, count=2, series="1.2.5", prefix="scout")
+    dataset = dcmread(cine)
+    dataset.SeriesInstanceUID, dataset.NumberOfFrames, dataset.PixelData = "1.2.3", 3, bytes(240)
+    dataset.save_as(cine)
+    (root / "notes.txt").write_text("x")
+    found = discover([root])
+    series, others = found.items[:2], found.items[2:]
+    assert [item.path.name for item in others] == [scout.name, cine.name]
+    assert found.ignored == ((root / "notes.txt", Ignored.SIDECAR),)
+    assert sorted(loading.load(item.path).data.shape[2] for item in series) == [4, 6]
+    assert [item.path.parent for item in series] == [root, root]
+    assert all(re.fullmatch(r"series-[0-9a-f]{8}-[0-9a-f]{8}", item.id) for item in series)
+    slices(root, series="1.2.6", prefix="later")
+    assert {item.id for item in series} < {item.id for item in discover([root]).items}
+    named = discover([series[0].path, root]).items
+    assert [item.id for item in named if item.path == series[0].path] == [series[0].id]
+
+
+def test_a_folder_of_two_series_cannot_be_loaded_but_says_how_each_can(tmp_path, slices):
+    root = tmp_path / "in"
+    slices(root, count=4)
+    slices(root, series="1.2.4", prefix="b")
+    with pytest.raises(ReadError, match=r"it holds 2 series\. To fix: .*in/series-.*\(6 files\)") as told:
+        loading.load(root)
+    assert "1.2.4" not in str(told.value)
+    name = re.search(r"in/(series-\w+) \(4 files\)", str(told.value))
+    assert name is not None
+    scan = loading.load(root / name[1])
+    assert scan.data.shape[2] == 4
+    assert scan.source.path == root / name[1]
+    assert loading.parts(root / name[1]) == tuple(root / f"{z}.dcm" for z in range(4))
+    with pytest.raises(ReadError, match=r"no such series\. To fix: .*in/series-"):
+        loading.probe(root / "series-00000000")
+
+
+def test_a_damaged_slice_fails_its_own_series_and_no_other(tmp_path, slices):
+    root = tmp_path / "in"
+    slices(root, count=4)
+    torn = slices(root, series="1.2.4", prefix="b")[-1]
+    torn.write_bytes(torn.read_bytes()[:-40])
+    found = discover([root])
+    assert len(found.items) == 2
+    (cause,) = causes(found).values()
+    assert "bytes of samples are expected" in cause
+
+
+def test_series_in_a_folder_whose_name_is_not_utf_8(tmp_path, slices):
+    root = tmp_path / "\udce9"
+    slices(root, count=4)
+    slices(root, series="1.2.4", prefix="b")
+    for item in discover([root]).items:
+        assert loading.load(item.path).source.path == item.path
+
+
+def test_stills_of_one_place_and_of_many_series_are_no_damaged_slices(tmp_path, slices):
     for number in range(4):
         slices(tmp_path / "many", count=1, series=f"1.2.{number}", prefix=f"{number}_")
         slices(tmp_path / "one", count=1, prefix=f"{number}_")
     assert len(discover([tmp_path]).items) == 8
 
 
-def test_what_lies_in_the_folder_of_a_scan_is_not_lost(tmp_path):
+def test_what_lies_in_the_folder_of_a_scan_is_not_lost(tmp_path, slices):
     root = tmp_path / "in"
     slices(root)
     slices(root / "second")
@@ -259,6 +294,14 @@ def test_what_is_shut_fails_with_the_reason_and_the_others_go_on(tmp_path, shut)
     assert causes(found) == dict.fromkeys(("m.png", "shut"), "it cannot be opened (Permission denied)")
 
 
+def test_a_shut_file_beside_series_is_never_a_slice_less(tmp_path, shut, slices):
+    slices(tmp_path)
+    shut(slices(tmp_path, series="1.2.4", prefix="b")[-1])
+    told = causes(discover([tmp_path]))
+    assert len(told) == 3
+    assert set(told.values()) == {"it cannot be opened (Permission denied)"}
+
+
 def test_a_bug_met_in_one_file_does_not_stop_the_search(tmp_path, monkeypatch):
     for name in ("a/odd.png", "a/z.png", "b/frame_1.png", "b/frame_2.png"):
         still(tmp_path / name)
@@ -268,7 +311,11 @@ def test_a_bug_met_in_one_file_does_not_stop_the_search(tmp_path, monkeypatch):
             raise ValueError("a bug")
         return loading.classify(path)
 
+    def scans_in(folder):
+        return (folder,) if classify(folder) is loading.FileClass.SCAN else ()
+
     monkeypatch.setattr("usvol.batch.discovery.classify", classify)
+    monkeypatch.setattr("usvol.batch.discovery.scans_in", scans_in)
     names = ["odd.png", "z.png", "frame_1.png", "frame_2.png"]
     assert [item.path.name for item in discover([tmp_path]).items] == names
 

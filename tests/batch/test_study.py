@@ -195,6 +195,24 @@ def test_resume_notices_a_changed_part_of_an_input(tmp_path):
     assert all(o.row["input_sha256"] != before[o.path] for o in outcomes)
 
 
+def test_resume_keeps_one_series_of_a_folder_and_redoes_the_other(tmp_path, slices):
+    root = tmp_path / "in"
+    slices(root, count=5, level=200)
+    slices(root, count=6, level=200, series="1.2.4", prefix="b")
+    summary, outcomes = study(root)
+    assert summary.counts[Status.DONE] == 2
+    volumes_ml = sorted(float(row["volume [mL]"]) for row in table(tmp_path / "out"))
+    assert volumes_ml == pytest.approx([5 * 80 / 4000, 6 * 80 / 4000])
+    assert len({o.row["input_sha256"] for o in outcomes} - {None}) == 2
+    assert study(root, existing=Existing.RESUME)[0].resumed == 2
+    slices(root, count=7, level=200, series="1.2.4", prefix="b")
+    summary, again = study(root, existing=Existing.RESUME)
+    assert (summary.resumed, summary.computed) == (1, 1)
+    assert {o.id for o in again} == {o.id for o in outcomes}
+    results = sorted(path.name for path in (tmp_path / "out" / "items").iterdir())
+    assert results == sorted(o.id for o in outcomes)
+
+
 def test_an_input_that_breaks_later_does_not_keep_its_old_result(inputs):
     study(inputs)
     (inputs / "clip_1.gif").write_bytes(b"GIF89a torn")

@@ -68,6 +68,17 @@ def test_sixteen_bits_are_kept(tmp_path, suffix):
     assert abs(float(small.data.float().mean()) / float(pixels.mean()) - 1) < 0.01
 
 
+def test_16_bit_tif_of_which_zero_is_white_is_inverted(tmp_path):
+    pixels = ramp().astype(np.uint16) * 200
+    for name, photometric in (("black.tif", 1), ("white.tif", 0)):
+        save(tmp_path / name, pixels, tiffinfo={262: photometric})
+    with Image.open(tmp_path / "white.tif") as image:
+        assert (image.mode, image.tag_v2[262]) == ("I;16", 0)
+    assert np.array_equal(images.read(tmp_path / "black.tif").data[0, 0, 0].numpy(), pixels)
+    scan = images.read(tmp_path / "white.tif")
+    assert np.array_equal(scan.data[0, 0, 0].numpy(), 65535 - pixels)
+
+
 def test_float_tif(tmp_path):
     pixels = ramp().astype(np.float32) / 7
     scan = images.read(save(tmp_path / "a.tif", pixels))

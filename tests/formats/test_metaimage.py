@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 
 import numpy as np
 import pytest
@@ -157,6 +158,82 @@ def test_an_nrrd_list_axis_is_time(tmp_path):
     assert header.kind is scan.kind is Kind.VOLUME_SEQUENCE
     assert np.array_equal(scan.data[:, 0].numpy(), clip)
     assert scan.grid.spacing_mm == pytest.approx((0.75, 0.625, 0.5))
+
+
+CLIP = np.random.default_rng(1).integers(0, 255, (4, 5, 6)).astype(np.uint8)  # t y x
+
+
+def nrrd(path, samples, *lines, packed=False, detached=False):
+    """Write an NRRD of samples, the slowest axis first."""
+    content = gzip.compress(samples.tobytes()) if packed else samples.tobytes()
+    sizes = " ".join(str(n) for n in samples.shape[::-1])
+    lines = ["NRRD0004", "type: uchar", f"dimension: {samples.ndim}", f"sizes: {sizes}", *lines]
+    lines += [f"encoding: {'gzip' if packed else 'raw'}", *(["data file: samples.raw"] if detached else [])]
+    header = ("\n".join(lines) + "\n\n").encode()
+    path.write_bytes(header if detached else header + content)
+    if detached:
+        path.with_name("samples.raw").write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("geometry", "spacing"),
+    [
+        ("spacings: {} {} {}", (0.4, 0.4, 0.5)),
+        ("space dimension: 2\nspace directions: {} {} {}", (0.4, 0.4, 0.5)),
+        (
+            "space: right-anterior-superior\nspace directions: {} {} {}\nspace origin: (1,2,3)",
+            (0.4, 0.4, 0.5),
+        ),
+        ("content: {} {} {}", None),
+    ],
+)
+def test_a_plane_with_an_nrrd_list_axis_is_a_cine(tmp_path, place, geometry, spacing):
+    steps = {"spacings": ["0.5", "0.4"], "space dimension": ["(0.5,0)", "(0,0.4)"]}
+    steps = steps.get(geometry.partition(":")[0], ["(0,0.5,0)", "(0,0,0.4)"])
+    kinds = ["domain", "domain"]
+    kinds.insert(place, "list")
+    steps.insert(place, "nan" if geometry.startswith("spacings") else "none")
+    samples = np.moveaxis(CLIP, 0, 2 - place)  # NRRD counts its axes from the fastest
+    path = nrrd(tmp_path / "a.nrrd", samples, f"kinds: {' '.join(kinds)}", geometry.format(*steps))
+    header, scan = metaimage.probe(path), metaimage.read(path)
+    assert header.kind is scan.kind is Kind.CINE
+    assert np.array_equal(scan.data[:, 0, 0].numpy(), CLIP)
+    assert scan.grid == header.grid
+    assert scan.grid.spacing_mm == (spacing and pytest.approx(spacing))
+    assert scan.times_s is None
+    if geometry.startswith("space:"):
+        assert scan.grid.frame is Frame.PATIENT_LPS
+        # Index x runs along anterior, y along superior, from right 1, anterior 2, superior 3.
+        assert scan.grid.to_world([0, 1, 2]) == pytest.approx([3.4, -3, -1])
+
+
+@pytest.mark.parametrize("detached", [False, True])
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_nrrd_plane_in_space_is_a_still(tmp_path, packed, detached):
+    geometry = (
+        "space: left-posterior-superior",
+        "space directions: (0,0.5,0) (0,0,0.4)",
+        "space origin: (1,2,3)",
+    )
+    path = nrrd(tmp_path / "list.nhdr", CLIP[0], *geometry, packed=packed, detached=detached)
+    header, scan = metaimage.probe(path), metaimage.read(path)
+    assert header.kind is scan.kind is Kind.IMAGE
+    assert np.array_equal(scan.data[0, 0, 0].numpy(), CLIP[0])
+    assert scan.grid.spacing_mm == pytest.approx((0.4, 0.4, 0.5))
+    assert scan.grid.to_world([0, 1, 2]) == pytest.approx([3.4, 3, 1])
+
+
+def test_an_nrrd_clip_of_colour_planes_in_space(tmp_path):
+    colour = np.stack([CLIP, CLIP // 2, CLIP // 3], axis=-1)
+    geometry = (
+        "space: left-posterior-superior",
+        "space directions: none (0.5,0,0) (0,0.4,0) none",
+        "kinds: RGB-color domain domain list",
+    )
+    scan = metaimage.read(nrrd(tmp_path / "a.nrrd", colour, *geometry))
+    assert np.array_equal(scan.data[:, :, 0].numpy(), np.moveaxis(colour, -1, 1))
 
 
 # PLUS sweeps

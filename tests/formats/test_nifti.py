@@ -18,9 +18,11 @@ from usvol.errors import (
     ReadError,
     TooLargeError,
     TruncatedFileError,
+    UnsupportedFormatError,
     UsvolError,
 )
 from usvol.formats import nifti
+from usvol.loading import FileClass, classify, load, probe
 from usvol.scan import Frame, Grid, Kind, Selection, Trust
 
 AFFINE = np.array([[0.0, -2.0, 0, 10], [3.0, 0, 0, 20], [0, 0, 4.0, 30], [0, 0, 0, 1]])
@@ -179,7 +181,34 @@ def test_planes_and_planar_cines(tmp_path, shape):
     nib.save(image, tmp_path / "a.nii")
     scan = nifti.read(tmp_path / "a.nii")
     assert scan.kind is (Kind.CINE if len(shape) == 4 else Kind.IMAGE)
-    assert scan.grid.spacing_mm == pytest.approx((0.4, 0.4, 0.3))
+    assert scan.grid.spacing_mm == pytest.approx((9, 0.4, 0.3))
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("codes", [(1, 1), (0, 1), (0, 0)])
+@pytest.mark.parametrize(
+    ("shape", "stored"), [((4, 5, 1), 0), ((4, 5, 1), np.nan), ((4, 5), 7), ((4, 5, 1), 7)]
+)
+def test_a_plane_is_as_thick_as_its_header_says(tmp_path, kind, codes, shape, stored):
+    affine = np.diag([0.3, 0.4, -9, 1])
+    image = kind(np.zeros(shape, np.uint8), affine)
+    image.set_sform(affine, codes[0])
+    image.set_qform(affine, codes[1])
+    content = bytearray(image.to_bytes())
+    place, code = (88, "<f") if kind is nib.Nifti1Image else (128, "<d")
+    struct.pack_into(code, content, place, stored)
+    (tmp_path / "a.nii").write_bytes(content)
+    grid = nifti.read(tmp_path / "a.nii").grid
+    # An unknown thickness is that of y (``Grid``); the sform has one of its own; two axes state none.
+    thickness = 9 if codes[0] else 7 if stored == 7 and len(shape) == 3 else 0.4
+    assert grid.spacing_mm == pytest.approx((thickness, 0.4, 0.3))
+    assert grid.direction[0][0] == (1 if codes == (0, 0) else -1)
+
+
+def test_the_mask_of_a_plane_lies_on_the_plane(tmp_path):
+    scan = nifti.read(save(tmp_path / "a.nii", VOLUME[:, :, :1], np.diag([0.3, 0.4, 9, 1])))
+    nifti.write_nifti(tmp_path / "mask.nii", np.zeros(scan.grid.shape, np.uint8), grid=scan.grid)
+    assert nib.load(tmp_path / "mask.nii").affine == pytest.approx(np.diag([0.3, 0.4, 9, 1]))
 
 
 @pytest.mark.parametrize("suffix", ["nii", "nii.gz"])
@@ -203,6 +232,18 @@ def test_nifti_2_and_pairs_are_read(tmp_path):
     (tmp_path / "pair.img").unlink()
     with pytest.raises(CorruptFileError, match=r"pair\.img"):
         nifti.read(tmp_path / "pair.hdr")
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_an_analyze_pair_says_what_it_lacks_and_what_to_do(tmp_path, order, suffix):
+    header = nib.AnalyzeHeader(endianness=order)
+    nib.save(nib.AnalyzeImage(VOLUME, None, header), tmp_path / f"old.img{suffix}")
+    for name in (f"old.hdr{suffix}", f"old.img{suffix}"):
+        assert classify(tmp_path / f"old.hdr{suffix}") is FileClass.SCAN
+        for open_ in (probe, load):
+            with pytest.raises(UnsupportedFormatError, match=r"ANALYZE 7\.5.*which side.*to NIfTI"):
+                open_(tmp_path / name)
 
 
 def test_broken_files_raise_typed_errors(tmp_path):

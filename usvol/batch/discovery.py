@@ -19,8 +19,10 @@ from usvol.loading import (
     SUFFIXES,
     FileClass,
     classify,
+    is_there,
     name_of,
     parts,
+    scans_in,
 )
 
 
@@ -41,7 +43,7 @@ class Item:
     Attributes:
         id: readable part of the path and a short hash of it; from the path only, never the header.
         order: position in the input.
-        path: file or folder to load.
+        path: file or folder to load, or one slice series of a folder (``folder/series-1a2b3c4d``).
     """
 
     id: str
@@ -60,10 +62,11 @@ class Found:
 def discover(inputs: Sequence[str | Path], *, exclude: Path | None = None) -> Found:
     """Find scans in ``inputs`` (files, folders searched recursively, globs), in a stable order.
 
-    A folder that is one scan (a slice series, numbered stills) is one item; what else lies in it is looked
-    at as in any other folder. A label map beside its volume (``NAME_labels.nii.gz`` beside ``NAME.nii.gz``)
-    is none. A file given twice counts once; a file named outright is always an item, so that a wrong one is
-    reported. So is a broken link, and what cannot be opened.
+    A folder that is one scan (a slice series, numbered stills) is one item; in a folder that holds more, each
+    slice series is one (``scans_in``). What else lies there is looked at as in any other folder. A label map
+    beside its volume (``NAME_labels.nii.gz`` beside ``NAME.nii.gz``) is none. A file given twice counts once;
+    a file named outright is always an item, so that a wrong one is reported. So is a broken link, and what
+    cannot be opened.
     ``exclude`` is not searched, nor are the results of an earlier run.
 
     Raises:
@@ -91,10 +94,10 @@ def _roots(inputs: Iterable[str | Path]) -> Iterator[Path]:
     for given in inputs:
         path = Path(given).expanduser()
         try:
-            is_there = path.exists()
+            found = is_there(path)
         except OSError:
-            is_there = True  # it cannot be looked at, which reading it will tell
-        if is_there:
+            found = True  # it cannot be looked at, which reading it will tell
+        if found:
             yield path
             continue
         # Path.glob takes no absolute pattern.
@@ -140,10 +143,9 @@ def _walk(root: Path, gone_over: set[Path]) -> Iterator[tuple[Path, Ignored | No
     except OSError:
         yield root, None
         return
-    own: Set[Path] = set()
-    if _is_scan(root):
-        yield root, None
-        own = set(parts(root))
+    scans = _scans(root)
+    yield from ((scan, None) for scan in scans)
+    own = {part for scan in scans for part in parts(scan)}
     folders = {path for path in inside if _is_folder(path)}
     names = {name_of(path) for path in inside if path not in folders}
     for path in (path for path in inside if path not in own):
@@ -155,11 +157,11 @@ def _walk(root: Path, gone_over: set[Path]) -> Iterator[tuple[Path, Ignored | No
             yield path, Ignored.LABELS if _labels_one_of(names, path) else _reason(path)
 
 
-def _is_scan(folder: Path) -> bool:
+def _scans(folder: Path) -> tuple[Path, ...]:
     try:
-        return classify(folder) is FileClass.SCAN
+        return scans_in(folder)
     except Exception:  # noqa: BLE001 (each of its files says what is wrong)
-        return False
+        return ()
 
 
 def _is_folder(path: Path) -> bool:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from usvol.errors import EmptyFileError, ReadError
-from usvol.formats import dicom_volume
+from usvol.formats import dicom_series, dicom_volume
 from usvol.formats.dicom_header import (
     Layout,
     annotation_warnings,
@@ -59,8 +60,15 @@ def sniff(path: Path, head: bytes) -> bool:
 
 
 def parts(folder: Path) -> list[Path]:
-    """Return the files of a folder that are DICOM and can be opened."""
+    """Return the files of a folder, or of one series in it, that are DICOM and can be opened."""
+    if dicom_series.is_series_path(folder):
+        return list(dicom_series.slices_of(folder))
     return _dicom_files(folder, pass_shut=True)
+
+
+def series(folder: Path) -> list[Path]:
+    """Return a path for each slice series of a folder that holds more than one series; ``read`` takes it."""
+    return [folder / name for name in dicom_series.find_stacks(folder)]
 
 
 def is_series(folder: Path) -> bool:
@@ -71,8 +79,8 @@ def is_series(folder: Path) -> bool:
 def probe(path: Path) -> Header:
     """Read the header of a file, or all headers of a series, and none of the samples."""
     path = _single(path)
-    if path.is_dir():
-        return dicom_volume.probe_series(path, _dicom_files(path))
+    if slices := _slices(path):
+        return dicom_volume.probe_series(path, slices)
     dataset, layout = open_header(path)
     if dataset.get("SOPClassUID") == ENHANCED_US_VOLUME:
         return dicom_volume.probe_enhanced(path, dataset, layout=layout)
@@ -85,8 +93,8 @@ def probe(path: Path) -> Header:
 def read(path: Path, selection: Selection | None = None) -> Scan:
     """Read an image, cine, volume or 3D+t clip; ``selection`` thins and scales cines as they decode."""
     path = _single(path)
-    if path.is_dir():
-        return dicom_volume.read_series(path, _dicom_files(path))
+    if slices := _slices(path):
+        return dicom_volume.read_series(path, slices)
     dataset, layout = open_header(path)
     if dataset.get("SOPClassUID") == ENHANCED_US_VOLUME:
         return dicom_volume.read_enhanced(path, dataset, layout=layout, selection=selection)
@@ -174,6 +182,15 @@ def _single(path: Path) -> Path:
     if not files:
         raise EmptyFileError(path, "the folder holds no DICOM file", "choose the folder of one series")
     return files[0] if len(files) == 1 else path
+
+
+def _slices(path: Path) -> Sequence[Path]:
+    """Return the files of a folder, or of one series in it; none for a file."""
+    if dicom_series.is_series_path(path):
+        slices = dicom_series.slices_of(path)
+        _dicom_files(path.parent)  # one that is shut, which may be a slice of this series, is an error
+        return slices
+    return _dicom_files(path) if path.is_dir() else ()
 
 
 def _dicom_files(folder: Path, *, limit: int | None = None, pass_shut: bool = False) -> list[Path]:

@@ -12,7 +12,7 @@ import re
 import struct
 import warnings as python_warnings
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,6 +164,20 @@ def open_header(path: Path) -> tuple[pydicom.Dataset, Layout]:
         layout = _layout(path, dataset, file)
         vendor.refuse_trailing_volume(path, file)
         return dataset, layout
+
+
+def glance(path: Path, keywords: Sequence[str]) -> pydicom.Dataset:
+    """Read a few attributes of a file, whatever became of its samples."""
+    with typed_errors(path, "reading the DICOM header"), path.open("rb") as file:
+        _check_deflated(path, file)
+        file.seek(0)
+        return pydicom.dcmread(
+            file,
+            stop_before_pixels=True,
+            defer_size=_DEFERRED_BYTES,
+            specific_tags=list(keywords),
+            force=True,
+        )
 
 
 def patient_key(dataset: pydicom.Dataset) -> str | None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from usvol.errors import CorruptFileError, ReadError
+from usvol.formats import dicom_series
 from usvol.formats.dicom_header import (
     ContradictionError,
     Layout,
@@ -252,9 +253,11 @@ def _series(folder: Path, files: Sequence[Path]) -> _Series:
 def _check_one_series(folder: Path, datasets: Sequence[Any], layouts: Sequence[Layout]) -> None:
     series = {text(dataset, "SeriesInstanceUID") for dataset in datasets}
     if len(series) > 1:
-        raise ReadError(folder, f"it holds {len(series)} series", "put each series in a folder of its own")
+        remedy = dicom_series.choice(folder) or "put each series in a folder of its own"
+        raise ReadError(folder, f"it holds {len(series)} series", remedy)
     if any(layout.frames > 1 for layout in layouts):
-        raise ReadError(folder, "it holds multi-frame files, not slices", "open them one by one")
+        remedy = dicom_series.choice(folder) or "open them one by one"
+        raise ReadError(folder, "it holds multi-frame files, not only slices", remedy)
     needed = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
     if any(not dataset.get(keyword) for dataset in datasets for keyword in needed):
         raise ReadError(

@@ -22,9 +22,9 @@ def grid_from_affine(
 ) -> tuple[Grid, tuple[str, ...]]:
     """Return the grid of shape (z, y, x) with this matrix, and what had to be mended.
 
-    Spacing is the length of the matrix's columns. Axes that are slightly sheared are replaced by the
-    nearest orthogonal ones (polar decomposition) with a warning. Without calibration the matrix is in
-    samples of the file.
+    Spacing is the length of the matrix's columns; a plane whose third column is 0 gets a normal as long as
+    its y. Axes that are slightly sheared are replaced by the nearest orthogonal ones (polar decomposition)
+    with a warning. Without calibration the matrix is in samples of the file.
 
     Raises:
         CorruptFileError: not finite, a column of length 0, or axes sheared by more than about 1°.
@@ -39,8 +39,7 @@ def grid_from_affine(
     if step.min() < 1e-9 or step.max() > 1e6:
         raise CorruptFileError(path, f"its sample spacing is {step.tolist()}", "write its geometry anew")
     direction, notes = _orthonormal(path, matrix[:3, :3] / step)
-    spacing = vec3(step[::-1] if shape[0] > 1 else (step[1], step[1], step[0]))
-    origin, axes = vec3(matrix[2::-1, 3]), _matrix(direction[::-1, ::-1])
+    spacing, origin, axes = vec3(step[::-1]), vec3(matrix[2::-1, 3]), _matrix(direction[::-1, ::-1])
     if calibrated:
         return Grid(shape, spacing, origin, axes, frame), notes
     return Grid(shape, None, None, axes, frame, step_px=spacing, origin_px=origin), notes

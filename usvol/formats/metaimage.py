@@ -18,6 +18,7 @@ from usvol.formats import beamspace
 from usvol.formats.frame_selection import select_frames
 from usvol.formats.grid_geometry import affine_of, grid_from_affine
 from usvol.formats.metaimage_header import TextHeader, read_header
+from usvol.formats.nrrd_planes import readable
 from usvol.formats.plus_sequence import (
     Sequence,
     has_frame_fields,
@@ -84,8 +85,8 @@ def read(path: Path, selection: Selection | None = None) -> Scan:
     if beamspace.is_beam_space(text.fields):
         return beamspace.read(path, selection)
     opened = _open(path, text)
-    with typed_errors(path, "reading the samples"):
-        array = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))
+    with typed_errors(path, "reading the samples"), readable(path, text.fields) as plain:
+        array = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(plain)))
         samples = _arranged(array, opened)
     steps = select_frames(opened.frames, opened.times_s, selection=selection)
     times = opened.times_s
@@ -137,8 +138,9 @@ def _header(path: Path) -> TextHeader:
 def _open(path: Path, text: TextHeader) -> _Image:
     with typed_errors(path, "reading the header"):
         reader = SimpleITK.ImageFileReader()
-        reader.SetFileName(str(path))
-        reader.ReadImageInformation()
+        with readable(path, text.fields) as plain:
+            reader.SetFileName(str(plain))
+            reader.ReadImageInformation()
         frames, shape = _frames_and_shape(path, text)
         sequence = parse_sequence(text.fields, frames)
         calibration, notes = _calibration(path, text, reader, sequence)
@@ -229,7 +231,8 @@ def _calibration(
 def _placeholder_notes(text: TextHeader, reader: Any) -> tuple[str, ...]:
     """Warn where the slice spacing looks like ITK's default, as of a sweep stored as a stack of frames."""
     spacing = reader.GetSpacing()
-    if len(text.sizes) != 3 or text.sizes[2] < 2 or spacing[2] != 1 or any(reader.GetOrigin()):
+    is_stack = len(text.sizes) == len(spacing) == 3 and text.sizes[2] > 1
+    if not is_stack or spacing[2] != 1 or any(reader.GetOrigin()):
         return ()
     if spacing[0] == 1 and spacing[1] == 1:
         return ()

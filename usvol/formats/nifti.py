@@ -10,6 +10,7 @@ import dataclasses
 import gzip
 import json
 import logging
+import re
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -28,7 +29,13 @@ from nibabel.nifti1 import Nifti1Extension
 from nibabel.spatialimages import HeaderDataError, HeaderTypeError
 from nibabel.wrapstruct import WrapStructError
 
-from usvol.errors import CorruptFileError, EmptyFileError, ReadError, TruncatedFileError
+from usvol.errors import (
+    CorruptFileError,
+    EmptyFileError,
+    ReadError,
+    TruncatedFileError,
+    UnsupportedFormatError,
+)
 from usvol.formats.frame_selection import select_frames
 from usvol.formats.grid_geometry import affine_of, grid_from_affine
 from usvol.formats.samples import check_size, to_tensor
@@ -45,6 +52,7 @@ _NIBABEL_LOG = logging.getLogger("nibabel.global")
 _GZIP = b"\x1f\x8b"
 _MAGIC = (b"n+1\0", b"ni1\0")
 _MAGIC_2 = (b"n+2\0", b"ni2\0")
+_HEADER_BYTES = 540
 _PAIR_SUFFIXES = (".hdr", ".img", ".hdr.gz", ".img.gz")
 _COUNTED_BLOCK_BYTES = 1 << 20
 _MM = {"mm": 1.0, "meter": 1e3, "micron": 1e-3, "unknown": 1.0}
@@ -67,7 +75,7 @@ class _Image:
 
 
 def sniff(path: Path, head: bytes) -> bool:
-    """Tell NIfTI by the magic of its header, plain or gzipped, or by a pair's header file."""
+    """Tell NIfTI by the magic of its header, plain or gzipped; a pair, of ANALYZE too, by its header file."""
     if head[:2] == _GZIP:
         try:
             head = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(head, 1024)
@@ -75,7 +83,8 @@ def sniff(path: Path, head: bytes) -> bool:
             return False
     if head[344:348] in _MAGIC or head[4:8] in _MAGIC_2:
         return True
-    return path.suffix.lower() == ".img" and _has_nifti_header(path)
+    is_half = path.name.lower().endswith(_PAIR_SUFFIXES)
+    return is_half and (_is_analyze(head) or _has_pair_header(path))
 
 
 def probe(path: Path) -> Header:
@@ -177,7 +186,7 @@ def _opened(path: Path) -> Iterator[_Image]:
     if path.stat().st_size == 0:
         raise EmptyFileError(path, "the file is empty", "copy or export it again")
     with _stream(path) as stream:
-        head = stream.read(348)
+        head = stream.read(_HEADER_BYTES)
         is_second = head[4:8] in _MAGIC_2
         magic = head[4:8] if is_second else head[344:348]
         if magic.startswith(b"n+") or not path.name.lower().endswith(_PAIR_SUFFIXES):
@@ -187,9 +196,14 @@ def _opened(path: Path) -> Iterator[_Image]:
             holder = FileHolder(fileobj=cast("Any", stream))
             single = nib.Nifti2Image if is_second else nib.Nifti1Image
             image: Any = single.from_file_map({"header": holder, "image": holder})
+            _fill_thickness(image, head)
             yield _described(path, image, path)
             return
-    image = (nib.Nifti2Pair if is_second else nib.Nifti1Pair).load(path)
+    with _stream(_pair_header(path)) as stream:
+        head = stream.read(_HEADER_BYTES)
+    _refuse_analyze(path, head)
+    image = (nib.Nifti2Pair if head[4:8] in _MAGIC_2 else nib.Nifti1Pair).load(path)
+    _fill_thickness(image, head)
     yield _described(path, image, Path(image.file_map["image"].filename))
 
 
@@ -215,12 +229,49 @@ def _is_packed(path: Path) -> bool:
         return file.read(2) == _GZIP
 
 
-def _has_nifti_header(path: Path) -> bool:
-    header = path.with_suffix(".hdr")
-    if not header.is_file():
+def _has_pair_header(path: Path) -> bool:
+    """Tell whether the header beside the samples of a pair is one of NIfTI or ANALYZE."""
+    header = _pair_header(path)
+    if header == path or not header.is_file():
         return False
-    with header.open("rb") as file:
-        return file.read(348)[344:348] in _MAGIC
+    try:
+        with _stream(header) as file:
+            head = file.read(348)
+    except (OSError, EOFError, zlib.error):
+        return False
+    return head[344:348] in _MAGIC or _is_analyze(head)
+
+
+def _pair_header(path: Path) -> Path:
+    name = re.sub(r"\.img(?=$|\.gz$)", ".hdr", path.name)
+    return path.with_name(re.sub(r"\.IMG(?=$|\.GZ$)", ".HDR", name))
+
+
+def _is_analyze(head: bytes) -> bool:
+    """Tell a header of ANALYZE 7.5 (Mayo Clinic, 1989), which has the size of NIfTI's and no magic."""
+    sizes = {int.from_bytes(head[:4], "little"), int.from_bytes(head[:4], "big")}
+    return 348 in sizes and head[344:348] not in _MAGIC
+
+
+def _refuse_analyze(path: Path, head: bytes) -> None:
+    if not _is_analyze(head):
+        return
+    cause = "it is an ANALYZE 7.5 file, which does not say which side of the patient is left"
+    remedy = (
+        "convert it to NIfTI (.nii.gz) with the program that wrote it, or with a converter that is told its"
+        " orientation"
+    )
+    raise UnsupportedFormatError(path, cause, remedy)
+
+
+def _fill_thickness(image: Any, head: bytes) -> None:
+    """Give a plane of unstated thickness that of its y, as ``Grid`` has it; nibabel makes 1 of a 0."""
+    header = image.header
+    if any(n != 1 for n in image.shape[2:3]):
+        return
+    stored = float(type(header)(head[: header.sizeof_hdr], check=False)["pixdim"][3])
+    is_stated = len(image.shape) > 2 and np.isfinite(stored) and stored > 0
+    header["pixdim"][3] = stored if is_stated else header["pixdim"][2]
 
 
 def _shape(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, int, int, int, int]:

@@ -26,6 +26,7 @@ from usvol.errors import (
 MAX_PIXELS = 100_000_000
 EXIF_ORIENTATION = 0x0112
 TIFF_STRIPS, TIFF_TILES = (273, 279), (324, 325)
+TIFF_PHOTOMETRIC, TIFF_WHITE_IS_ZERO = 262, 0
 TAIL_BYTES = 4096
 SIDEWAYS = frozenset({5, 6, 7, 8})
 # What Pillow's parsers raise on damaged bytes.
@@ -143,12 +144,21 @@ def page_samples(image: Image.Image, index: int, *, path: Path) -> np.ndarray:
         _check_pixels(path, image)
     image.load()
     mode, dtype = _sample_mode(image)
+    is_inverted = _is_inverted(image)
     upright = ImageOps.exif_transpose(image)
     pixels = np.asarray(upright if upright.mode == mode else upright.convert(mode))
     if mode in {"LA", "RGBA"}:
         alpha = pixels[..., -1:].astype(np.uint16)
         pixels = ((pixels[..., :-1] * alpha + 127) // 255).astype(np.uint8)
+    if is_inverted:
+        pixels = ~pixels
     return np.atleast_3d(pixels).astype(dtype, copy=False)
+
+
+def _is_inverted(image: Image.Image) -> bool:
+    """Tell 16-bit samples of which 0 is white, which Pillow leaves as they are (TIFF 6.0, section 3)."""
+    tags: Any = getattr(image, "tag_v2", {})
+    return image.mode == "I;16" and tags.get(TIFF_PHOTOMETRIC) == TIFF_WHITE_IS_ZERO
 
 
 def _sample_mode(image: Image.Image) -> tuple[str, str]:

@@ -159,7 +159,7 @@ def _scan_of(result: Result | None, layers: Sequence[LayerTuple]) -> Scan | None
     source = (
         result.source if result is not None else next((n[Key.SOURCE] for n in notes if Key.SOURCE in n), None)
     )
-    if source is not None and source.path is not None and source.path.exists():
+    if source is not None and source.path is not None and loading.is_there(source.path):
         selection = None
         if result is not None:
             selection = built_task(result.task, settings=result.provenance.get("config") or {}).selection
