@@ -205,6 +205,20 @@ def test_a_plane_is_as_thick_as_its_header_says(tmp_path, kind, codes, shape, st
     assert grid.direction[0][0] == (1 if codes == (0, 0) else -1)
 
 
+@pytest.mark.parametrize("stored", [0.0, np.nan])
+def test_a_volume_without_a_spacing_gets_none(tmp_path, stored):
+    image = nib.Nifti1Image(VOLUME, np.eye(4))
+    image.set_sform(None, 0)
+    image.set_qform(None, 0)
+    content = bytearray(image.to_bytes())
+    struct.pack_into("<fff", content, 80, stored, stored, stored)
+    (tmp_path / "a.nii").write_bytes(content)
+    scan = nifti.read(tmp_path / "a.nii")
+    assert scan.grid.spacing_mm is None
+    assert scan.calibration.trust is Trust.ABSENT
+    assert "pixdim" in scan.calibration.reason
+
+
 def test_the_mask_of_a_plane_lies_on_the_plane(tmp_path):
     scan = nifti.read(save(tmp_path / "a.nii", VOLUME[:, :, :1], np.diag([0.3, 0.4, 9, 1])))
     nifti.write_nifti(tmp_path / "mask.nii", np.zeros(scan.grid.shape, np.uint8), grid=scan.grid)

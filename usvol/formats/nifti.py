@@ -196,14 +196,14 @@ def _opened(path: Path) -> Iterator[_Image]:
             holder = FileHolder(fileobj=cast("Any", stream))
             single = nib.Nifti2Image if is_second else nib.Nifti1Image
             image: Any = single.from_file_map({"header": holder, "image": holder})
-            _fill_thickness(image, head)
+            _restore_pixdim(image, head)
             yield _described(path, image, path)
             return
     with _stream(_pair_header(path)) as stream:
         head = stream.read(_HEADER_BYTES)
     _refuse_analyze(path, head)
     image = (nib.Nifti2Pair if head[4:8] in _MAGIC_2 else nib.Nifti1Pair).load(path)
-    _fill_thickness(image, head)
+    _restore_pixdim(image, head)
     yield _described(path, image, Path(image.file_map["image"].filename))
 
 
@@ -264,14 +264,14 @@ def _refuse_analyze(path: Path, head: bytes) -> None:
     raise UnsupportedFormatError(path, cause, remedy)
 
 
-def _fill_thickness(image: Any, head: bytes) -> None:
-    """Give a plane of unstated thickness that of its y, as ``Grid`` has it; nibabel makes 1 of a 0."""
+def _restore_pixdim(image: Any, head: bytes) -> None:
+    """Take spacings as stored: nibabel makes 1 of 0. A plane of no thickness gets its y's, as ``Grid`` has."""
     header = image.header
-    if any(n != 1 for n in image.shape[2:3]):
-        return
-    stored = float(type(header)(head[: header.sizeof_hdr], check=False)["pixdim"][3])
-    is_stated = len(image.shape) > 2 and np.isfinite(stored) and stored > 0
-    header["pixdim"][3] = stored if is_stated else header["pixdim"][2]
+    stored = np.abs(type(header)(head[: header.sizeof_hdr], check=False)["pixdim"][1:4].astype(float))
+    stored[~np.isfinite(stored)] = 0
+    if all(n == 1 for n in image.shape[2:3]) and not (len(image.shape) > 2 and stored[2] > 0):
+        stored[2] = stored[1]
+    header["pixdim"][1:4] = stored
 
 
 def _shape(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, int, int, int, int]:
