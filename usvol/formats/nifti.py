@@ -265,7 +265,7 @@ def _refuse_analyze(path: Path, head: bytes) -> None:
 
 
 def _restore_pixdim(image: Any, head: bytes) -> None:
-    """Take spacings as stored: nibabel makes 1 of 0. A plane of no thickness gets its y's, as ``Grid`` has."""
+    """Take spacings as stored: nibabel makes 1 of 0. A plane without one gets its y's, as ``Grid`` has."""
     header = image.header
     stored = np.abs(type(header)(head[: header.sizeof_hdr], check=False)["pixdim"][1:4].astype(float))
     stored[~np.isfinite(stored)] = 0
