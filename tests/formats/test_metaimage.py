@@ -17,6 +17,7 @@ from usvol.errors import (
     ReadError,
     TooLargeError,
     TruncatedFileError,
+    UnsupportedFormatError,
     UsvolError,
 )
 from usvol.formats import metaimage
@@ -234,6 +235,26 @@ def test_an_nrrd_clip_of_colour_planes_in_space(tmp_path):
     )
     scan = metaimage.read(nrrd(tmp_path / "a.nrrd", colour, *geometry))
     assert np.array_equal(scan.data[:, :, 0].numpy(), np.moveaxis(colour, -1, 1))
+
+
+@pytest.mark.parametrize(
+    ("units", "times"),
+    [('units: "mm" "mm" "ms"', (0, 0.02, 0.04, 0.06)), ('units: "mm" "mm" ""', None), ("content: x", None)],
+)
+def test_an_nrrd_axis_of_time_is_no_slice_thickness(tmp_path, units, times):
+    path = nrrd(tmp_path / "a.nrrd", CLIP, "kinds: domain domain time", "spacings: 0.5 0.4 20", units)
+    scan = metaimage.read(path)
+    assert scan.kind is metaimage.probe(path).kind is Kind.CINE
+    assert np.array_equal(scan.data[:, 0, 0].numpy(), CLIP)
+    assert scan.grid.spacing_mm == pytest.approx((0.4, 0.4, 0.5))
+    assert scan.times_s == (times and pytest.approx(times))
+    assert any("frame times unknown" in note for note in scan.source.warnings) is (times is None)
+
+
+def test_an_nrrd_whose_time_is_not_its_last_axis_is_refused(tmp_path):
+    path = nrrd(tmp_path / "a.nrrd", CLIP, "kinds: time domain domain", "spacings: 20 0.5 0.4")
+    with pytest.raises(UnsupportedFormatError, match="slowest axis"):
+        metaimage.read(path)
 
 
 # PLUS sweeps

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ from typing import Any
 import numpy as np
 import SimpleITK
 
-from usvol.errors import CorruptFileError, EmptyFileError, ReadError
+from usvol.errors import CorruptFileError, EmptyFileError, ReadError, UnsupportedFormatError
 from usvol.formats import beamspace
 from usvol.formats.frame_selection import select_frames
 from usvol.formats.grid_geometry import affine_of, grid_from_affine
@@ -48,6 +50,9 @@ PARSE_ERRORS = (
 
 _FRAME_KEY, _UNIT_KEY = "usvol_frame", "usvol_unit"
 _MM, _SAMPLES = "mm", "samples"
+_TIME = "time"  # kind of an NRRD axis
+_QUOTED = re.compile(r'"([^"]*)"')
+_SECONDS = {"s": 1.0, "sec": 1.0, "second": 1.0, "seconds": 1.0, "ms": 1e-3, "msec": 1e-3, "us": 1e-6}
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +150,7 @@ def _open(path: Path, text: TextHeader) -> _Image:
         sequence = parse_sequence(text.fields, frames)
         calibration, notes = _calibration(path, text, reader, sequence)
         grid, mended = _grid(path, text, reader, shape=shape, calibration=calibration)
-        times, time_notes = relative_times(sequence) if sequence is not None else (None, ())
+        times, time_notes = relative_times(sequence) if sequence is not None else _axis_times(text, frames)
     facts: dict[str, Any] = {"kinds": text.kinds}
     if sequence is not None:
         facts |= _sequence_facts(sequence)
@@ -160,7 +165,7 @@ def _open(path: Path, text: TextHeader) -> _Image:
 
 
 def _frames_and_shape(path: Path, text: TextHeader) -> tuple[int, Shape3]:
-    """Tell frames from slices: an axis of kind ``list``, or a fourth axis, is time.
+    """Tell frames from slices: an axis of kind ``list`` or ``time``, or a fourth axis, is time.
 
     PLUS calls the slices of its reconstructed volumes a list too, so a MetaImage must also have frame fields.
     """
@@ -169,11 +174,26 @@ def _frames_and_shape(path: Path, text: TextHeader) -> tuple[int, Shape3]:
     if has_list and (_is_nrrd(text) or has_frame_fields(text.fields)):
         frames = sizes.pop(text.kinds.index("list"))
     else:
-        frames = sizes.pop() if len(sizes) == 4 else 1
+        if _TIME in text.kinds[:-1]:
+            remedy = "save it with time as the slowest axis"
+            raise UnsupportedFormatError(path, "its axis of time is not its last", remedy)
+        frames = sizes.pop() if len(sizes) == 4 or text.kinds[-1:] == (_TIME,) else 1
     if not 2 <= len(sizes) <= 3:
         raise CorruptFileError(path, f"it has {len(text.sizes)} axes", "export one volume or clip")
     x, y, z = (*sizes, 1)[:3]
     return frames, (z, y, x)
+
+
+def _axis_times(text: TextHeader, frames: int) -> tuple[tuple[float, ...] | None, tuple[str, ...]]:
+    """Return the times (s) of an NRRD's last axis, where it is one of time with a spacing and a unit."""
+    if frames < 2 or text.kinds[-1:] != (_TIME,):
+        return None, ()
+    spacing, units = text.fields.get("spacings", "").split(), _QUOTED.findall(text.fields.get("units", ""))
+    unit = _SECONDS.get(units[-1].lower()) if units else None
+    step = float(spacing[-1]) if spacing else math.nan
+    if unit is None or not 0 < step < math.inf:
+        return None, ("frame times unknown: its axis of time states no step, or no unit of time",)
+    return tuple(i * step * unit for i in range(frames)), ()
 
 
 def _arranged(array: np.ndarray, opened: _Image) -> np.ndarray:
