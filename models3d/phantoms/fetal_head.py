@@ -30,7 +30,7 @@ from usvol.simulation.probe import Probe, draw_imaging
 from usvol.simulation.tissue import Anatomy
 
 _VOXELS_ACROSS = (40, 60)  # of the skull's length, with few and with all beams
-_ABSENT, _CUT, _SHADOWED = 0.15, 0.15, 0.3
+_CUT, _SHADOWED = 0.15, 0.3
 
 
 class Config(BaseModel):
@@ -39,7 +39,8 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     weeks: float | None = Field(default=None, ge=11, le=34, description="gestational age, 11-34")
-    present: bool | None = Field(default=None, description="whether there is a head; 85 %")
+    present: bool | None = Field(default=None, description="whether there is a head")
+    absent: float = Field(default=0.15, ge=0, le=1, description="share without one, where that is drawn")
     cut: bool | None = Field(default=None, description="head partly outside the view; 15 %")
     shadowed: bool | None = Field(
         default=None, description="half of the near skull is so dense that it hides what is behind it; 30 %"
@@ -174,7 +175,7 @@ def simulate(seed: int, config: Config | None = None) -> tuple[Scan, dict[str, A
 
 def _case(rng: np.random.Generator, config: Config) -> tuple[float, bool, bool, bool]:
     """Draw age (weeks), presence, cut, shadow; what ``config`` states stands and changes no other draw."""
-    weeks, present = rng.uniform(11, 34), rng.random() >= _ABSENT
+    weeks, present = rng.uniform(11, 34), rng.random() >= config.absent
     cut, shadowed = rng.random() < _CUT, rng.random() < _SHADOWED
     return (
         float(weeks) if config.weeks is None else config.weeks,

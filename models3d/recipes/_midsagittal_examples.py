@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ COARSE_REACH, FINE_REACH = 1.6, 1.35
 _TURN_DEG, _ALIGNED_DEG = {False: 60.0, True: 22.0}, {False: 30.0, True: 12.0}
 _WRONG = 0.3  # of the cubes of a head are turned by more, so that readers learn to tell
 _AWAY = 0.1  # of the cubes of a volume with a head show something else
+_ALIKE = 0.75  # of the cubes without a head show what looks like one
 _SECTOR_UNKNOWN = 0.1
 
 
@@ -120,17 +121,23 @@ def view_example(view: View, *, side: int, picture: float) -> tuple[Tensor, Tens
     return _picture(grey, mask, picture), truth
 
 
-def pose_example(view: View, *, side: int, picture: float, near: bool) -> tuple[Tensor, Tensor]:
+def pose_example(
+    view: View, *, side: int, picture: float, near: bool, alike: Sequence[tuple[Tensor, float]] = ()
+) -> tuple[Tensor, Tensor]:
     """Return a cube about the head and 15 numbers: its pose there, and what counts.
 
-    ``near``: as the fine reader sees it, else as the coarse one. Number 12: whether there is a head; 13:
-    whether the cube's axes are the head's within 12° (coarse: 30°); 14: whether it is turned by so little
-    that its pose can be read, which is to be learnt then only.
+    ``near``: as the fine reader sees it, else as the coarse one. ``alike``: centres and radii of what is no
+    head and looks like one; most cubes without a head show these, where there are any. Number 12: whether
+    there is a head; 13: whether the cube's axes are the head's within 12° (coarse: 30°); 14: whether it is
+    turned by so little that its pose can be read, which is to be learnt then only.
     """
     truth = torch.zeros(15)
     away = view.centre is None or float(torch.rand(())) < _AWAY
     if view.centre is None or view.radii is None or view.frame is None or away:
-        grey, mask = cut(view, _elsewhere(view), side=side)
+        cube = _elsewhere(view)
+        if alike and float(torch.rand(())) < _ALIKE:
+            cube = _about(alike[int(torch.randint(len(alike), ()))], near=near)
+        grey, mask = cut(view, cube, side=side)
         return _picture(grey, mask, picture), truth
     turned_little = float(torch.rand(())) > _WRONG
     spread = 0.08 if near else 0.12
@@ -177,6 +184,14 @@ def _elsewhere(view: View) -> Cube:
         off = centre - view.centre
         centre = view.centre + F.normalize(off, dim=0) * max(float(off.norm()), 1.4 * radius)
     return Cube(centre, COARSE_REACH * radius, any_axes())
+
+
+def _about(sphere: tuple[Tensor, float], *, near: bool) -> Cube:
+    """Draw a cube about what a finder takes for a head, as one that is being refined may lie."""
+    centre, radius = sphere
+    reach = FINE_REACH if near else COARSE_REACH
+    half = reach * radius * math.exp(0.15 * float(torch.randn(())))
+    return Cube(centre + torch.randn(3) * 0.15 * radius, half, any_axes())
 
 
 def _occupied(view: View, cube: Cube, *, side: int) -> Tensor:

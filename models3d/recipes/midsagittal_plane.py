@@ -11,23 +11,28 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from models3d.nets.head_pose import PlaneNetwork, frame_of
-from models3d.recipes._midsagittal_examples import pose_example, view_example, view_of
+from models3d.recipes._midsagittal_examples import View, pose_example, view_example, view_of
+from models3d.recipes._midsagittal_finding import Sphere, spheres
 from models3d.recipes._midsagittal_scores import row, score
 from models3d.recipes.working_volume import CHANNELS, stretched
 from usvol.resampling import resize
 from usvol.scan import Scan, Selection
+from usvol.training.members import start_from
 from usvol.training.recipe import Batch, FitSettings, Recipe, Sample
 
 SELECTION = Selection()
+_PERHAPS = 0.2  # chance of a head from which a part of a volume looks like one
+_APART = 1.4  # radii from a head to what is none
 STORED = 80  # samples along the longest side of what is cached, and of what the task reads
 
 
@@ -41,6 +46,15 @@ class Settings(FitSettings):
     widths: tuple[int, int, int] = Field((20, 40, 80), description="maps at 1/2, 1/4 and 1/8")
     patches: int = Field(4, ge=1, description="cubes of either kind per volume and step")
     picture: float = Field(0.4, ge=0, le=1, description="how often grey levels are varied")
+    alike: bool = Field(
+        False, description="learn what is no head from what the finder of `init` takes for one as well"
+    )
+
+    @model_validator(mode="after")
+    def _from_something(self) -> Settings:
+        if self.alike and self.init is None:
+            raise ValueError("alike: the weights whose finder sees heads are to be named as init")
+        return self
 
 
 def prepare(scan: Scan) -> dict[str, Tensor]:
@@ -66,6 +80,8 @@ class Views(Dataset[Batch]):
     def __init__(self, samples: Sequence[Sample], settings: Settings) -> None:
         self.views = [view_of(sample) for sample in samples]
         self.settings = settings
+        self.finder = _earlier(settings).finder if settings.alike else None
+        self.alike: dict[int, list[tuple[Tensor, float]]] = {}
 
     def __len__(self) -> int:
         return len(self.views)
@@ -77,12 +93,37 @@ class Views(Dataset[Batch]):
         batch = {"view": whole, "inside": inside}
         for name, near, side in (("coarse", False, settings.sides[0]), ("fine", True, settings.sides[1])):
             drawn = [
-                pose_example(view, side=side, picture=settings.picture, near=near)
+                pose_example(view, side=side, picture=settings.picture, near=near, alike=self._alike(index))
                 for _ in range(settings.patches)
             ]
             batch[name] = torch.stack([cube for cube, _ in drawn])
             batch[f"{name}_pose"] = torch.stack([pose for _, pose in drawn])
         return batch
+
+    @torch.no_grad()
+    def _alike(self, index: int) -> list[tuple[Tensor, float]]:
+        """Return where the finder sees a head and none is, told once per volume."""
+        if self.finder is None:
+            return []
+        if index not in self.alike:
+            view = self.views[index]
+            found = spheres(view, self.finder, side=self.settings.view, least=_PERHAPS)
+            self.alike[index] = [(s.centre, s.radius) for s in found if not _on_head(view, s)]
+        return self.alike[index]
+
+
+def _on_head(view: View, sphere: Sphere) -> bool:
+    if view.centre is None or view.radii is None:
+        return False
+    return float((sphere.centre - view.centre).norm()) < _APART * float(view.radii.mean())
+
+
+def _earlier(settings: Settings) -> PlaneNetwork:
+    """Return the networks of ``init``, as they are there."""
+    assert settings.init is not None
+    network = new_network(settings)
+    start_from(Path(settings.init), network)
+    return network.eval()
 
 
 def loss(network: PlaneNetwork, batch: Batch, *, settings: Settings) -> Tensor:
@@ -141,6 +182,6 @@ TRAINING = Recipe(
     metrics=score,
     datasets=("phantom_files",),
     phantom="fetal_head",
-    phantom_settings={"beams": 0.5, "size": STORED},
+    phantom_settings={"beams": 0.5, "size": STORED, "absent": 0.4},
     phantoms_suffice=True,
 )

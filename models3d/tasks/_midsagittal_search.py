@@ -9,14 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from scipy import ndimage
-from skimage import measure
 from torch import Tensor
 
 from models3d.nets.head_pose import frame_of
 from models3d.recipes._midsagittal_examples import COARSE_REACH, FINE_REACH, Cube, View, cut
+from models3d.recipes._midsagittal_finding import Sphere, spheres
 from models3d.recipes.midsagittal_plane import Settings
 from models3d.recipes.working_volume import network_input
 from models3d.tasks._orientations import sixty_turns
@@ -24,7 +22,6 @@ from usvol.runtime import Network
 
 _FLIP = torch.tensor([1.0, -1.0, 1.0])  # left and right of a head's own axes
 _LIKE_DEG = 15.0  # within which two answers are one
-_LEAST_MASS = 3e-4  # part of the finder's cube that a head fills at least
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,33 +50,10 @@ class Pose:
     aligned: float = 0.0
 
 
-def found_sphere(view: View, readers: Readers) -> tuple[Tensor, float, float] | None:
-    """Return centre and mean radius (samples) of the likeliest head, and the finder's chance; or None.
-
-    Four turns of the view are averaged; the largest connected part above one half is taken.
-    """
-    size = torch.tensor(view.grey.shape, dtype=torch.float32)
-    half, side = float(size.max()) / 2 * 1.02, readers.settings.view
-    cube = Cube((size - 1) / 2, half, torch.eye(3))
-    grey, mask = cut(view, cube, side=side)
-    whole = network_input(grey, mask)[None]
-    turned = [whole, whole.flip(2, 4), whole.flip(3), whole.transpose(2, 4)]
-    logits = torch.cat([readers.finder(v.contiguous()) for v in turned]).float().cpu()
-    back = (logits[0], logits[1].flip(0, 2), logits[2].flip(1), logits[3].transpose(0, 2))
-    chance = torch.sigmoid(torch.stack(tuple(back)).mean(0)).numpy()
-    parts = np.asarray(measure.label(chance > 0.5, connectivity=1))
-    count = int(parts.max())
-    if not count:
-        return None
-    mass = ndimage.sum_labels(chance, parts, np.arange(1, count + 1))
-    inside = parts == 1 + int(np.argmax(mass))
-    if inside.mean() < _LEAST_MASS:
-        return None
-    step = 2 * half / chance.shape[0]
-    place = np.argwhere(inside).T @ chance[inside] / chance[inside].sum()
-    centre = cube.centre + torch.from_numpy(place).float() * step - half + step / 2
-    radius = float(np.cbrt(inside.sum() * 3 / (4 * np.pi))) * step
-    return centre, radius, float(chance[inside].mean())
+def found_sphere(view: View, readers: Readers) -> Sphere | None:
+    """Return the likeliest head; None where there is none."""
+    found = spheres(view, readers.finder, side=readers.settings.view)
+    return found[0] if found else None
 
 
 def scanned(view: View, readers: Readers, *, centre: Tensor, radius: float) -> list[Pose]:

@@ -6,9 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
+from safetensors.torch import save_file
 from scipy.spatial.transform import Rotation
 
 from models3d.nets.head_pose import frame_of
+from models3d.recipes import _midsagittal_examples as examples
 from models3d.recipes._midsagittal_examples import (
     COARSE_REACH,
     FINE_REACH,
@@ -19,10 +22,12 @@ from models3d.recipes._midsagittal_examples import (
     pose_example,
     view_of,
 )
+from models3d.recipes._midsagittal_finding import spheres
 from models3d.recipes._midsagittal_scores import UNCERTAIN, errors, row, score
 from models3d.recipes.midsagittal_plane import (
     TRAINING,
     Settings,
+    Views,
     finder_loss,
     loss,
     new_network,
@@ -167,15 +172,14 @@ def test_losses_are_least_for_the_truth_and_ignore_poses_of_nothing():
     assert float(finder_loss(20 * (2 * inside - 1), inside)) < 0.02
 
 
+def sample(*, present: bool) -> dict:
+    grid = Grid((20, 22, 24), (4.0, 4.0, 4.0), (-40.0, 20.0, -48.0))
+    return {**prepare(Scan(torch.rand(1, 1, 20, 22, 24), grid)), **truth(), "present": present}
+
+
 def test_the_recipe_learns_on_views_with_and_without_a_head():
-    sample = {
-        **prepare(
-            Scan(torch.rand(1, 1, 20, 22, 24), Grid((20, 22, 24), (4.0, 4.0, 4.0), (-40.0, 20.0, -48.0)))
-        ),
-        **truth(),
-    }
     torch.manual_seed(0)
-    data = TRAINING.examples([sample, {**sample, "present": False}], SMALL)
+    data = TRAINING.examples([sample(present=True), sample(present=False)], SMALL)
     batch = torch.utils.data.default_collate([data[0], data[1]])
     assert not batch["coarse_pose"][1].any() and batch["inside"][0].any() and not batch["inside"][1].any()
     network = new_network(SMALL)
@@ -226,3 +230,50 @@ def test_planes_that_are_flagged_as_uncertain_are_counted_apart():
     assert values["under_10deg"] == values["under_20deg"] == 0.75
     assert values["under_4mm_certain"] == values["under_10deg_certain"] == values["under_20deg_certain"] == 1
     assert values["uncertain"] == 0.25
+
+
+def test_the_finder_tells_every_part_that_looks_like_a_head_largest_first():
+    grey = torch.zeros(40, 40, 40)
+    grey[4:14, 4:14, 4:14] = 1  # 10³, and 6³
+    grey[26:32, 26:32, 26:32] = 1
+    view = View(grey, torch.ones(40, 40, 40, dtype=torch.bool))
+
+    def finder(inputs: torch.Tensor) -> torch.Tensor:
+        return 20 * (torch.nn.functional.avg_pool3d(inputs[:, 0], 2) - inputs[:, 0].mean()) - 1
+
+    found = spheres(view, finder, side=32)
+    assert len(found) == 2
+    assert found[0].radius > found[1].radius
+    assert found[0].centre.tolist() == pytest.approx([8.5] * 3, abs=1)
+    assert found[1].centre.tolist() == pytest.approx([28.5] * 3, abs=1)
+    assert spheres(view, lambda inputs: finder(inputs) - 1e3, side=32) == []
+
+
+def test_what_looks_like_a_head_is_shown_as_none(monkeypatch):
+    monkeypatch.setattr(examples, "_ALIKE", 1.0)
+    grey = torch.zeros(48, 48, 48)
+    grey[6:18, 6:18, 6:18] = 1
+    view = View(grey, torch.ones(48, 48, 48, dtype=torch.bool))
+    for near in (False, True):
+        drawn = [
+            pose_example(view, side=16, picture=0.0, near=near, alike=[(torch.full((3,), 11.5), 6.0)])
+            for _ in range(8)
+        ]
+        assert all(float(truth[12]) == 0 for _, truth in drawn)
+        assert all(cube[0, 6:10, 6:10, 6:10].mean() > cube[0].mean() for cube, _ in drawn)
+
+
+def test_readers_learn_from_what_the_finder_of_earlier_weights_takes_for_a_head(tmp_path):
+    with pytest.raises(ValidationError, match="alike"):
+        Settings(alike=True)
+    earlier = new_network(SMALL)
+    for values in earlier.finder.parameters():
+        values.data.zero_()  # a chance of one half everywhere: all of the view looks like a head
+    save_file(earlier.state_dict(), tmp_path / "earlier.safetensors")
+    learning = SMALL.model_copy(update={"alike": True, "init": str(tmp_path / "earlier.safetensors")})
+    views = Views([sample(present=True), sample(present=False)], learning)
+    assert all(torch.isfinite(values).all() for values in views[1].values())
+    (everything,) = views.alike[1]
+    assert everything[1] > 10
+    views[0]
+    assert views.alike[0] == []  # that is where the head lies
