@@ -7,7 +7,7 @@ from pathlib import Path
 
 from napari.utils.notifications import show_warning
 
-from usvol.loading import FileClass, classify
+from usvol.loading import FileClass, classify, is_there, scans_in
 
 LayerTuples = list[tuple]
 
@@ -31,6 +31,8 @@ def read_layers(path: str | Sequence[str]) -> LayerTuples:
 def open_layers(path: str | Path) -> LayerTuples:
     """Read a scan, a result or a batch of results into layers; long cines are decoded when looked at.
 
+    Of a folder with several DICOM series each is a scan.
+
     Raises:
         ReadError: as ``usvol.load``.
     """
@@ -40,7 +42,10 @@ def open_layers(path: str | Path) -> LayerTuples:
 
         layers, said = (result_folder.item_layers if is_item(path) else result_folder.batch_layers)(path)
     else:
-        layers, said = open_scan(path)
+        scans = scans_in(path) if path.is_dir() else ()
+        opened = [open_scan(scan) for scan in scans or (path,)]
+        layers = [layer for shown, _ in opened for layer in shown]
+        said = [text for _, texts in opened for text in texts]
     for text in dict.fromkeys(said):
         show_warning(text)
     return layers
@@ -74,6 +79,6 @@ def is_batch(folder: Path) -> bool:
 
 
 def _may_read(path: Path) -> bool:
-    if not path.exists():
+    if not is_there(path):
         return False
     return is_item(path) or is_batch(path) or classify(path) is FileClass.SCAN

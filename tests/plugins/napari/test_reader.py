@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pydicom
 import pytest
 import torch
 from napari.utils.notifications import notification_manager
+from pydicom.dataset import FileDataset, FileMetaDataset
 
 from usvol import writing
 from usvol.errors import ReadError, UnknownFormatError
@@ -83,11 +85,20 @@ def test_folders_are_read_as_one_scan(tmp_path, dicom_series):
     assert options["units"] == ("mm",) * 3
 
 
+def test_each_series_of_a_folder_is_a_scan(dicom_series):
+    for path in sorted(dicom_series.iterdir())[:3]:
+        image = pydicom.dcmread(path)
+        image.SeriesInstanceUID += ".9"
+        image.save_as(path.with_name(f"other_{path.name}"))
+    layers = reader.read_layers(str(dicom_series))
+    assert sorted(len(data) for data, _, _ in layers) == [3, 4]
+    assert len({options["name"] for _, options, _ in layers}) == 2
+    again = layers[0][1]["metadata"][Key.SOURCE].path
+    assert reader.get_reader(str(again)) is reader.read_layers
+
+
 @pytest.fixture
 def dicom_series(tmp_path):
-    import pydicom
-    from pydicom.dataset import FileDataset, FileMetaDataset
-
     folder = tmp_path / "series"
     folder.mkdir()
     for z in range(4):
