@@ -112,9 +112,9 @@ class MidsagittalPlane:
         """Find the head and its pose.
 
         Returns:
-            Chance of a head (finder's times reader's), correlation of its two sides, part of it in view, chance
-            that its axes are right; its centre and half axes (samples of ``scan``); its axes forward, left, up
-            as columns. Zeros where there is none.
+            Chance of a head (finder's times reader's), correlation of its two sides, part of it in view,
+            chance that its axes are right; its centre and half axes (samples of ``scan``); its axes forward,
+            left, up as columns. Zeros where there is none.
         """
         grey, mask = grey_levels(scan)
         view = View(grey, mask, coarser=pyramid(grey, mask))
