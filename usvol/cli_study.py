@@ -23,7 +23,7 @@ class EvaluateOptions:
     """Arguments and options of ``usvol evaluate``."""
 
     task: Annotated[str, typer.Argument(help="Name of the task.")]
-    dataset: Annotated[str, typer.Argument(help="Name of the data set, such as blues.")]
+    dataset: Annotated[str, typer.Argument(help="Name of the data set, such as blues, or its folder.")]
     data: Data = None
     folds: Annotated[int | None, typer.Option("--folds", min=2, help="Cross-validate by patient.")] = None
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for evaluation.json and .md.")] = (

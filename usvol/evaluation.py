@@ -126,7 +126,8 @@ def evaluate(
 
     Args:
         task: registered name of the task.
-        dataset: registered name, or ``simulated:test`` for phantoms. Of a data set with an official split its
+        dataset: registered name, ``simulated:test`` for phantoms, or a folder that holds a data set of the
+            task, such as one of images and label maps. Of a data set with an official split its
             test part is taken, or that of ``NAME:train``, ``NAME:validation`` (all of it with ``folds``).
         data: folder of the data set.
         folds: number of members of the ensemble; None for the whole ensemble.
@@ -150,7 +151,7 @@ def evaluate(
             answers=_on_phantoms(_built(task, options), recipe, dataset=dataset, count=options.count),
         )
     if data is None:
-        raise DatasetError(f"Say where data set {dataset!r} lies: --data DIR.")
+        dataset, data = _adapter_of(recipe, dataset), Path(dataset)
     cases = _cases(dataset, data, whole=folds is not None)
     answers = _Answers()
     if folds is None:
@@ -162,6 +163,21 @@ def evaluate(
         for fold, (built, held) in enumerate(zip(members, _deal(recipe, members, cases), strict=True)):
             _answer(answers, built, recipe=recipe, cases=held, fold=fold)
     return _finish(task, dataset, recipe=recipe, answers=answers)
+
+
+def _adapter_of(recipe: Recipe, dataset: str) -> str:
+    """Return the name of the task's data set that lies in the folder ``dataset``."""
+    if not Path(dataset).is_dir():
+        raise DatasetError(f"Say where data set {dataset!r} lies: --data DIR.")
+    reasons = []
+    for name in recipe.datasets:
+        try:
+            registry.module(registry.Group.DATASETS, name).cases(Path(dataset))
+        except DatasetError as error:
+            reasons.append(f"{name}: {error}")
+        else:
+            return name
+    raise DatasetError(f"{dataset} holds no data set of this task. {' '.join(reasons)}")
 
 
 def _cases(dataset: str, data: Path, *, whole: bool) -> list[Case]:

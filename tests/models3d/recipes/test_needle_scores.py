@@ -7,6 +7,7 @@ from nibabel.nifti1 import Nifti1Image
 from models3d.data.pairs import cases
 from models3d.recipes.needle import TRAINING
 from models3d.recipes.needle_scores import labelled_truth
+from usvol.errors import DatasetError
 from usvol.evaluation import evaluate
 from usvol.result import Line, Result
 from usvol.scan import Source, vec3
@@ -58,6 +59,14 @@ def test_few_voxels_are_a_needle_without_an_axis(tmp_path):
 def test_a_folder_of_labelled_volumes_is_evaluated(tmp_path):
     for seed, present in ((1, True), (3, False)):
         synthesise("needle", out=tmp_path, count=2, seed=seed, settings={**SEEN, "present": present})
-    outcome = evaluate("needle", "pairs", data=tmp_path)
+    outcome = evaluate("needle", str(tmp_path))
+    assert outcome.dataset == "pairs"
     assert [row["present"] for row in outcome.rows] == [True, True, False, False]
     assert {"f1", "missed", "false_alarm"} <= set(outcome.metrics)
+
+
+def test_a_folder_without_a_data_set_of_the_task_is_refused_with_the_reason(tmp_path):
+    with pytest.raises(DatasetError, match="pairs: .*no volume with a label map"):
+        evaluate("needle", str(tmp_path))
+    with pytest.raises(DatasetError, match="--data DIR"):
+        evaluate("needle", str(tmp_path / "none"))
