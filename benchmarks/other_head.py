@@ -14,7 +14,6 @@ fifth volume holds no head. Lengths are mm, coordinates (z, y, x) with depth alo
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from dataclasses import dataclass
@@ -34,7 +33,7 @@ from other_head_anatomy import (
     draw_scene,
     size_mm,
 )
-from other_simulator import LEVELS, Imaging, Probe, draw_imaging, speckle, stored
+from other_simulator import LEVELS, Imaging, Probe, command_line, draw_imaging, speckle, stored
 from scipy import ndimage
 
 SIMULATED = "Simulated by another simulator than the one the networks learnt from: no patient, no device."
@@ -362,10 +361,7 @@ def acquire(scene: Scene, probe: Probe, *, imaging: Imaging, rng: np.random.Gene
 
 def draw_grid(rng: np.random.Generator, probe: Probe, *, level: int) -> Volume:
     """Draw spacing and extent of an empty volume around the fan: 64 to 160 samples, 0.4 to 1.5 mm."""
-    edge = np.linspace(-1, 1, 9)
-    beams = np.stack(np.meshgrid(edge * probe.half_tilt, edge * probe.half_width, (0, 1), indexing="ij"), -1)
-    world = probe.to_world(beams.reshape(-1, 3) * (1, 1, probe.depth_mm))
-    low, high = world.min(0), np.maximum(world.max(0), (0, probe.depth_mm, 0))
+    low, high = probe.bounds()
     size = high - low
     wanted = np.exp(rng.uniform(np.log(0.5), np.log(1.4)))
     uneven = np.exp(rng.normal(0, (0.0, 0.2, 0.35)[level], 3))
@@ -463,13 +459,7 @@ def sheet(cases: list[tuple[str, Volume, dict[str, Any]]], path: Path) -> None:
 
 def main() -> None:
     """Write the test set."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--n", type=int, default=20, help="number of volumes")
-    parser.add_argument("--seed", type=int, default=0, help="of the first volume; the others follow")
-    parser.add_argument("--level", choices=(*LEVELS, "mixed"), default="mixed")
-    parser.add_argument("-o", "--out", type=Path, required=True)
-    parser.add_argument("--sheet", type=Path, help="PNG with planes of all volumes")
-    options = parser.parse_args()
+    options = command_line(__doc__).parse_args()
     cases = []
     for seed in range(options.seed, options.seed + options.n):
         level = LEVELS[seed % len(LEVELS)] if options.level == "mixed" else options.level

@@ -16,14 +16,21 @@ them), ``truth.json`` and, with ``--sheet``, a contact sheet. Levels go from eas
 
 from __future__ import annotations
 
-import argparse
-import csv
-import json
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
-from other_simulator import LEVELS, Imaging, Probe, Volume, as_grey, speckle, write
+from other_simulator import (
+    LEVELS,
+    Imaging,
+    Probe,
+    Volume,
+    as_grey,
+    command_line,
+    sheet,
+    speckle,
+    write,
+    write_tables,
+)
 from scipy import ndimage
 
 NEEDLES_MM = {17: 1.473, 22: 0.718}
@@ -169,10 +176,7 @@ def draw_imaging(rng: np.random.Generator, level: int) -> Imaging:
 
 def empty_volume(probe: Probe, spacing: np.ndarray) -> tuple[Volume, np.ndarray, np.ndarray]:
     """Return an empty volume around the fan, at most 160 samples a side; points in mm that it sees; which."""
-    edge = np.linspace(-1, 1, 9)
-    beams = np.stack(np.meshgrid(edge * probe.half_tilt, edge * probe.half_width, (0, 1), indexing="ij"), -1)
-    world = probe.to_world(beams.reshape(-1, 3) * (1, 1, probe.depth_mm))
-    low, high = world.min(0), world.max(0)
+    low, high = probe.bounds()
     spacing = np.maximum(spacing, (high - low) / 160)
     shape = np.ceil((high - low) / spacing).astype(int)
     origin = low + spacing / 2
@@ -270,10 +274,10 @@ def tissue(
     bright = field_of(rng, shape, sigma=streaks)
     echo += rng.uniform(1, (3, 5, 7)[level]) * np.clip(bright - 0.6, 0, 2.5)
     loss = np.full(shape, 0.45, np.float32)
-    bend = np.stack([rng.normal(0, 0.12, 4), rng.normal(0, 0.12, 4)])
-    for number in range(int(rng.integers(0, 5))):  # sheets of fascia
+    bend = np.stack([rng.normal(0, 0.12, 4), rng.normal(0, 0.12, 4)], 1)
+    for slope in bend[: int(rng.integers(0, 5))]:  # sheets of fascia
         height = world[..., 1] - rng.uniform(3, world[..., 1].max())
-        height = height - bend[0, number % 4] * world[..., 0] - bend[1, number % 4] * world[..., 2]
+        height = height - slope[0] * world[..., 0] - slope[1] * world[..., 2]
         thick = rng.uniform(0.15, 0.4)
         echo += rng.uniform(6, (10, 14, 18)[level]) * np.exp(-0.5 * (height / thick) ** 2)
     for _ in range(int(rng.integers(0, 3))):  # vessels
@@ -373,43 +377,10 @@ def put(metal: np.ndarray, beams: Beams, *, world: np.ndarray, amount: np.ndarra
         np.add.at(metal, tuple(spot[inside].T), (amount * share)[inside])
 
 
-def sheet(rows: list[tuple[str, Volume]], path: Path) -> None:
-    """Draw the brightest along each axis through the needle's half of each volume, and its outline."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(len(rows), 6, figsize=(15, 2.6 * len(rows)), squeeze=False)
-    for line, (title, volume) in zip(axes, rows, strict=True):
-        inside = np.argwhere(volume.labels)
-        middle = np.median(inside, 0).astype(int) if len(inside) else np.array(volume.grey.shape) // 2
-        line[0].set_ylabel(title, fontsize=7)
-        for axis in range(3):
-            plane, marks = np.take(volume.grey, middle[axis], axis), volume.labels.max(axis)
-            step = np.delete(volume.spacing_mm, axis)
-            if axis == 2:
-                plane, marks, step = plane.T, marks.T, step[::-1]
-            for view in (line[2 * axis], line[2 * axis + 1]):
-                view.imshow(plane, cmap="gray", vmin=0, vmax=1, aspect=step[0] / step[1])
-                view.set_xticks([])
-                view.set_yticks([])
-            if marks.any():
-                line[2 * axis + 1].contour(marks, [0.5], colors="tab:orange", linewidths=0.8)
-    figure.tight_layout()
-    figure.savefig(path, dpi=80)
-    plt.close(figure)
-
-
 def main() -> None:
     """Write the test set."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--n", type=int, default=20, help="number of volumes")
-    parser.add_argument("--seed", type=int, default=0, help="of the first volume; the others follow")
-    parser.add_argument("--level", choices=(*LEVELS, "mixed"), default="mixed")
+    parser = command_line(__doc__)
     parser.add_argument("--wires", action="store_true", help="wires in water or gel in place of needles")
-    parser.add_argument("-o", "--out", type=Path, required=True)
-    parser.add_argument("--sheet", type=Path, help="PNG with planes of all volumes")
     options = parser.parse_args()
     truth, rows = [], []
     for seed in range(options.seed, options.seed + options.n):
@@ -420,15 +391,11 @@ def main() -> None:
         how = write(options.out, name, volume=volume, rng=np.random.default_rng([seed, 92]), level=0)
         truth.append({"case": name, "simulated": True, **facts, **how})
         print(name, facts["fan"], facts["shape"], facts["spacing_mm"], facts.get("inside_mm"), flush=True)
-        rows.append((name, volume))
-    (options.out / "truth.json").write_text(json.dumps(truth, indent=1) + "\n", encoding="utf-8")
-    (options.out / "labels.json").write_text(json.dumps({"labels": {"needle": 1}}) + "\n", encoding="utf-8")
-    with (options.out / "patients.csv").open("w", encoding="utf-8", newline="") as handle:
-        table = csv.writer(handle)
-        table.writerow(["case", "patient"])
-        table.writerows([case["case"], f"other-simulator-{case['case']}"] for case in truth)
+        if options.sheet:
+            rows.append((name, volume))
+    write_tables(options.out, truth, labels={"needle": 1})
     if options.sheet:
-        sheet(rows, options.sheet)
+        sheet(rows, options.sheet, about=1)
 
 
 if __name__ == "__main__":

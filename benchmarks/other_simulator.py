@@ -68,6 +68,13 @@ class Probe:
         inside = (np.abs(tilt) <= self.half_tilt) & (np.abs(turn) <= self.half_width)
         return inside & (depth >= 0) & (depth <= self.depth_mm)
 
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the lowest and the highest corner (z, y, x in mm) of the box around the fan."""
+        edge = np.linspace(-1, 1, 9)
+        sides = edge * self.half_tilt, edge * self.half_width, (0, self.depth_mm)
+        world = self.to_world(np.stack(np.meshgrid(*sides, indexing="ij"), -1).reshape(-1, 3))
+        return world.min(0), np.maximum(world.max(0), (0, self.depth_mm, 0))
+
 
 @dataclass(frozen=True, slots=True)
 class Imaging:
@@ -213,10 +220,7 @@ def speckle(
 
 def draw_grid(rng: np.random.Generator, probe: Probe, *, level: int) -> Volume:
     """Draw spacing and extent of an empty volume around the fan: 64 to 256 samples, 0.3 to 1.5 mm."""
-    edge = np.linspace(-1, 1, 9)
-    beams = np.stack(np.meshgrid(edge * probe.half_tilt, edge * probe.half_width, (0, 1), indexing="ij"), -1)
-    world = probe.to_world(beams.reshape(-1, 3) * (1, 1, probe.depth_mm))
-    low, high = world.min(0), np.maximum(world.max(0), (0, probe.depth_mm, 0))
+    low, high = probe.bounds()
     size = high - low
     wanted = np.exp(rng.uniform(np.log(0.4), np.log(1.4)))
     uneven = np.exp(rng.normal(0, (0.05, 0.25, 0.45)[level], 3))
@@ -299,8 +303,8 @@ def write(
     return {"samples": kind, "axes": order, "flipped": flips, "affine": affine.tolist()}
 
 
-def sheet(rows: list[tuple[str, Volume]], path: Path) -> None:
-    """Draw three planes of each volume, plain and with the outlines of its labels."""
+def sheet(rows: list[tuple[str, Volume]], path: Path, *, about: int = LABELS["fetus"]) -> None:
+    """Draw three planes of each volume through a label, plain and with the outlines of its labels."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -308,7 +312,7 @@ def sheet(rows: list[tuple[str, Volume]], path: Path) -> None:
 
     figure, axes = plt.subplots(len(rows), 6, figsize=(15, 2.6 * len(rows)), squeeze=False)
     for line, (title, volume) in zip(axes, rows, strict=True):
-        inside = np.argwhere(volume.labels == LABELS["fetus"])
+        inside = np.argwhere(volume.labels == about)
         middle = np.median(inside, 0).astype(int) if len(inside) else np.array(volume.grey.shape) // 2
         line[0].set_ylabel(title, fontsize=7)
         for axis in range(3):
@@ -328,15 +332,30 @@ def sheet(rows: list[tuple[str, Volume]], path: Path) -> None:
     plt.close(figure)
 
 
-def main() -> None:
-    """Write the test set."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+def command_line(about: str | None) -> argparse.ArgumentParser:
+    """Return what every simulator of volumes is asked on the command line."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--n", type=int, default=20, help="number of volumes")
     parser.add_argument("--seed", type=int, default=0, help="of the first volume; the others follow")
     parser.add_argument("--level", choices=(*LEVELS, "mixed"), default="mixed")
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--sheet", type=Path, help="PNG with planes of all volumes")
-    options = parser.parse_args()
+    return parser
+
+
+def write_tables(folder: Path, truth: list[dict[str, object]], *, labels: dict[str, int]) -> None:
+    """Write what is true of the cases, the names of their labels, and that each is a patient of its own."""
+    (folder / "truth.json").write_text(json.dumps(truth, indent=1) + "\n", encoding="utf-8")
+    (folder / "labels.json").write_text(json.dumps({"labels": labels}) + "\n", encoding="utf-8")
+    with (folder / "patients.csv").open("w", encoding="utf-8", newline="") as handle:
+        table = csv.writer(handle)
+        table.writerow(["case", "patient"])
+        table.writerows([case["case"], f"other-simulator-{case['case']}"] for case in truth)
+
+
+def main() -> None:
+    """Write the test set."""
+    options = command_line(__doc__).parse_args()
     truth, rows = [], []
     for seed in range(options.seed, options.seed + options.n):
         level = LEVELS[seed % len(LEVELS)] if options.level == "mixed" else options.level
@@ -348,12 +367,7 @@ def main() -> None:
         print(name, facts["fan"], facts["shape"], facts["spacing_mm"], facts["volume_ml"], flush=True)
         if options.sheet:
             rows.append((f"{name}\n{facts['fan']}", volume))
-    (options.out / "truth.json").write_text(json.dumps(truth, indent=1) + "\n", encoding="utf-8")
-    (options.out / "labels.json").write_text(json.dumps({"labels": LABELS}) + "\n", encoding="utf-8")
-    with (options.out / "patients.csv").open("w", encoding="utf-8", newline="") as handle:
-        table = csv.writer(handle)
-        table.writerow(["case", "patient"])
-        table.writerows([case["case"], f"other-simulator-{case['case']}"] for case in truth)
+    write_tables(options.out, truth, labels=LABELS)
     if options.sheet:
         sheet(rows, options.sheet)
 

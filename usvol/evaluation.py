@@ -151,8 +151,10 @@ def evaluate(
             answers=_on_phantoms(_built(task, options), recipe, dataset=dataset, count=options.count),
         )
     if data is None:
-        dataset, data = _adapter_of(recipe, dataset), Path(dataset)
-    cases = _cases(dataset, data, whole=folds is not None)
+        dataset, found = _in_folder(recipe, dataset)
+        cases = found if folds is not None else of_split(found, "test")
+    else:
+        cases = _cases(dataset, data, whole=folds is not None)
     answers = _Answers()
     if folds is None:
         built = _built(task, options)
@@ -165,19 +167,17 @@ def evaluate(
     return _finish(task, dataset, recipe=recipe, answers=answers)
 
 
-def _adapter_of(recipe: Recipe, dataset: str) -> str:
-    """Return the name of the task's data set that lies in the folder ``dataset``."""
-    if not Path(dataset).is_dir():
-        raise DatasetError(f"Say where data set {dataset!r} lies: --data DIR.")
+def _in_folder(recipe: Recipe, folder: str) -> tuple[str, list[Case]]:
+    """Return name and cases of the task's data set that lies in a folder."""
+    if not Path(folder).is_dir():
+        raise DatasetError(f"Say where data set {folder!r} lies: --data DIR.")
     reasons = []
     for name in recipe.datasets:
         try:
-            registry.module(registry.Group.DATASETS, name).cases(Path(dataset))
+            return name, registry.module(registry.Group.DATASETS, name).cases(Path(folder))
         except DatasetError as error:
             reasons.append(f"{name}: {error}")
-        else:
-            return name
-    raise DatasetError(f"{dataset} holds no data set of this task. {' '.join(reasons)}")
+    raise DatasetError(f"{folder} holds no data set of this task. {' '.join(reasons)}")
 
 
 def _cases(dataset: str, data: Path, *, whole: bool) -> list[Case]:

@@ -73,6 +73,7 @@ def labelled_truth(case: Case) -> Mapping[str, Any]:
     on_grid = sample_on(labels.data[:1, None], labels.grid, target=scan.grid, mode="nearest")[0, 0]
     marked = (on_grid == 1).nonzero().numpy()
     step = np.asarray(scan.grid.step)
+    # Shafts are fitted to what is marked; of the picture only where it is counts.
     volume = Volume(torch.cat([mask, mask]), marked, np.ones(len(marked), int), step)
     scale = step / unit_of(scan.grid)
     shafts = found_shafts(volume, scale)

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import importlib
-import sys
-
 import numpy as np
 import pytest
 
@@ -11,12 +8,8 @@ from usvol import load
 
 
 @pytest.fixture(scope="module")
-def simulator(repository):
-    sys.path.insert(0, str(repository / "benchmarks"))
-    try:
-        yield importlib.import_module("other_head")
-    finally:
-        sys.path.remove(str(repository / "benchmarks"))
+def simulator(benchmark_module):
+    return benchmark_module("other_head")
 
 
 @pytest.fixture(scope="module")

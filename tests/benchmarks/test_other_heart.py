@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import importlib
-import sys
-
 import numpy as np
 import pytest
 
@@ -10,12 +7,8 @@ from models3d.tasks._aortic_mesh import N_WALL, box_of, normals
 
 
 @pytest.fixture(scope="module")
-def simulator(repository):
-    sys.path.insert(0, str(repository / "benchmarks"))
-    try:
-        yield importlib.import_module("other_heart")
-    finally:
-        sys.path.remove(str(repository / "benchmarks"))
+def simulator(benchmark_module):
+    return benchmark_module("other_heart")
 
 
 @pytest.fixture(scope="module")

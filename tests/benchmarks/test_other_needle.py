@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib
 import sys
 
 import numpy as np
@@ -10,12 +9,8 @@ from models3d.data import pairs
 
 
 @pytest.fixture(scope="module")
-def simulator(repository):
-    sys.path.insert(0, str(repository / "benchmarks"))
-    try:
-        yield importlib.import_module("other_needle")
-    finally:
-        sys.path.remove(str(repository / "benchmarks"))
+def simulator(benchmark_module):
+    return benchmark_module("other_needle")
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import importlib
-import sys
-
 import nibabel as nib
 import numpy as np
 import pytest
@@ -12,12 +9,8 @@ from usvol.errors import DatasetError
 
 
 @pytest.fixture(scope="module")
-def simulator(repository):
-    sys.path.insert(0, str(repository / "benchmarks"))
-    try:
-        yield importlib.import_module("other_simulator")
-    finally:
-        sys.path.remove(str(repository / "benchmarks"))
+def simulator(benchmark_module):
+    return benchmark_module("other_simulator")
 
 
 def scene_of(simulator, seed=3, level=1):
