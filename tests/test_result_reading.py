@@ -55,7 +55,7 @@ def findings(grid: Grid, frames: int = 1) -> tuple[Finding, ...]:
         Line("needle", (0.0, 1.0, 2.0), (3.0, 4.5, 4.0), None, 0),
         Box("roi", (1.0, 2.0, 3.0), (2.0, 2.0, 1.0), IDENTITY, 0.5),
         Surface("skin", CORNERS, TETRAHEDRON),
-        Surface("valve", CORNERS, TETRAHEDRON, torch.tensor([0, 1, 2, 3], dtype=torch.uint8)),
+        Surface("valve", CORNERS, TETRAHEDRON, torch.tensor([0, 1, 2, 3], dtype=torch.uint8), None, 0),
         Curve(
             "area", (1.0, math.nan, 3.0), "mm2", (0.0, 0.1, 0.25), (0, 2, 5), events=(Event("ED", 2, 0.25),)
         ),

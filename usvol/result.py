@@ -78,8 +78,8 @@ class Box:
 class Surface:
     """A triangle mesh: ``vertices`` (n, 3) float world coordinates, ``faces`` (m, 3) int.
 
-    ``repeats`` (k, n, 3) are the vertices in the network's repeated answers, which measurements may take
-    their ranges from, or None; they are not written.
+    ``frame_index`` is for one frame of a clip. ``repeats`` (k, n, 3) are the vertices in the network's
+    repeated answers, which measurements may take their ranges from, or None; they are not written.
     """
 
     name: str
@@ -87,6 +87,7 @@ class Surface:
     faces: Tensor
     vertex_labels: Tensor | None = None
     repeats: Tensor | None = None
+    frame_index: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,6 +118,7 @@ def _surface(fields: Mapping[str, Any], folder: Path) -> Surface:
         torch.from_numpy(np.asarray(mesh.points)[:, ::-1].copy()),
         torch.from_numpy(np.asarray(mesh.regular_faces).astype(np.int64)),
         None if labels is None else torch.from_numpy(np.array(labels)),
+        frame_index=fields.get("frame_index"),  # results of before it was written have none
     )
 
 

@@ -298,6 +298,7 @@ def _(finding: Surface, place: Place) -> dict[str, Any]:
         "vertices": mesh.n_points,
         "faces": len(faces),
         "axes": "xyz",
+        "frame_index": finding.frame_index,
         "picture": picture,
     }
 

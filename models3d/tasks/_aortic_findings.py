@@ -75,7 +75,7 @@ def findings_of(readings: Mapping[int, Reading], scan: Scan) -> tuple[Finding, .
             continue
         found.append(box)
         if reading.seen >= MEASURED_FROM:
-            found.append(_surface(reading, scan, name=name))
+            found.append(_surface(reading, scan, name=name, frame_index=index))
     return tuple(found)
 
 
@@ -124,7 +124,7 @@ def _box(reading: Reading, *, name: str, frame_index: int | None) -> Box:
     return Box(name, vec3(centre), vec3(size), rows, reading.chance, frame_index)  # type: ignore[arg-type]
 
 
-def _surface(reading: Reading, scan: Scan, *, name: str) -> Surface:
+def _surface(reading: Reading, scan: Scan, *, name: str, frame_index: int | None) -> Surface:
     vertices = reading.vertices
     if not _within(vertices.double().numpy(), scan.grid).all():
         index = scan.grid.to_index(vertices.double().numpy())
@@ -137,6 +137,7 @@ def _surface(reading: Reading, scan: Scan, *, name: str) -> Surface:
         torch.from_numpy(FACES),
         torch.from_numpy(VERTEX_LABELS),
         repeats=meshes if len(meshes) > 1 else None,
+        frame_index=frame_index,
     )
 
 

@@ -275,8 +275,8 @@ def _(finding: Heatmap, scene: _Scene) -> Iterator[LayerTuple]:
 
 @_layers.register
 def _(finding: Surface, scene: _Scene) -> Iterator[LayerTuple]:
-    options: dict[str, Any] = {**_drawn(scene.placement), "name": finding.name, "shading": "smooth"}
-    vertices = to_viewer(np.asarray(finding.vertices), scene.placement)
+    vertices, drawn = _on_frame(np.asarray(finding.vertices), scene, finding.frame_index)
+    options: dict[str, Any] = {**drawn, "name": finding.name, "shading": "smooth"}
     if finding.vertex_labels is None:
         colours = np.tile(colour_of(scene.values.get(finding.name, 1)), (len(vertices), 1))
     else:
@@ -376,7 +376,7 @@ def _drawn(placement: Placement) -> dict[str, Any]:
 def _on_frame(world: Any, scene: _Scene, position: int | None) -> tuple[np.ndarray, dict[str, Any]]:
     """Return world points as a layer holds them, and its options: led by the frame, of findings of one frame.
 
-    Napari draws points and shapes within half a unit of their data: of frames, then, and not of seconds.
+    Napari draws points, shapes and meshes within half a unit of their data: of frames, not of seconds.
     """
     placement = scene.placement
     points = to_viewer(world, placement)

@@ -164,7 +164,8 @@ def test_a_clip_is_followed_from_frame_to_frame_and_gives_a_curve():
     curve = next(f for f in result.findings if isinstance(f, Curve))
     assert curve.frame_indices == (0, 1, 2, 3)
     assert curve.times_s == (0.0, 0.04, 0.08, 0.12)
-    assert [f.frame_index for f in result.findings if isinstance(f, Box)] == [0, 1, 2, 3]
+    for kind in (Box, Surface):
+        assert [f.frame_index for f in result.findings if isinstance(f, kind)] == [0, 1, 2, 3]
     labels = next(f for f in result.findings if isinstance(f, Labels))
     assert labels.data.flatten(1).any(1).tolist() == [True] * 4
 

@@ -210,6 +210,24 @@ def test_lines_and_boxes_of_one_frame_are_drawn_on_no_other(viewer, solid):
     assert set(drawn) == {3}
 
 
+def test_a_mesh_of_one_frame_is_drawn_on_no_other(viewer):
+    scan = volume(frames=5)
+    corners = torch.tensor(
+        [scan.grid.to_world(np.array(i, float)) for i in [(1, 2, 3), (9, 5, 2), (6, 1, 8)]]
+    )
+    mesh = Surface("valve", corners, torch.tensor([[0, 1, 2]]), frame_index=1)
+    layers = [
+        made(one) for one in (*result_layers(result_of(scan, mesh, frames=(0, 3)), scan), *scan_layers(scan))
+    ]
+    shown, _ = (viewer.add_layer(one) for one in layers)
+    viewer.dims.ndisplay = 3
+    drawn = []
+    for frame in range(5):
+        viewer.dims.set_point(0, frame * scan.times_s[1])
+        drawn += [frame] * len(shown._view_faces)
+    assert drawn == [3], "the second frame that the task saw is the fourth of the file"
+
+
 def test_curves_and_scores_are_no_part_of_the_picture():
     scan = cine()
     curve = Curve("area", (1.0, 2.0), "mm2", None, (0, 1))

@@ -232,7 +232,12 @@ class Correction(QWidget):
                 continue
             layer.visible = new is not None and shown_in(layer, self.viewer.dims.ndisplay)
             if new is not None:
-                data, options, _ = finding_layers(new, analysis.shown.placement, beside=result.findings)[0]
+                data, options, _ = finding_layers(
+                    new,
+                    analysis.shown.placement,
+                    frames=result.source.frame_indices,
+                    beside=result.findings,
+                )[0]
                 _redraw(layer, data, options)
                 self._meshes[layer] = new
         self._refresh()
