@@ -353,6 +353,16 @@ def test_missing_samples_are_named(tmp_path, suffix):
         metaimage.probe(path)
 
 
+@pytest.mark.parametrize("suffix", ["mhd", "nhdr"])
+def test_a_cut_file_called_list_is_no_list(tmp_path, suffix):
+    path = save(tmp_path / f"listing.{suffix}")
+    (data,) = [file for file in tmp_path.iterdir() if file != path]
+    data.write_bytes(data.read_bytes()[:-30])
+    assert data.name.startswith("list")
+    with pytest.raises(TruncatedFileError):
+        metaimage.probe(path)
+
+
 def test_a_pose_that_is_no_matrix_is_corrupt(tmp_path):
     path = edit(sweep(tmp_path / "s.mha"), b"1 0 0 1 0 1 0 0", b"1 0 0 1 0")
     with pytest.raises(ReadError, match="16"):

@@ -171,8 +171,8 @@ def _unit_mm(units: str) -> float | None:
 def _check_meta_samples(path: Path, fields: Mapping[str, str], needed: int, start: int) -> None:
     place = fields["ElementDataFile"]
     packed = fields.get("CompressedData", "False").lower() in ("true", "1")
-    if place.upper().startswith("LIST") or "%" in place:
-        return  # many files: SimpleITK names the one that is missing
+    if _in_many_files(place):
+        return  # SimpleITK names the one that is missing
     if place.upper() == "LOCAL":
         data, skipped = path, start
     else:
@@ -184,12 +184,17 @@ def _check_meta_samples(path: Path, fields: Mapping[str, str], needed: int, star
 
 def _check_nrrd_samples(path: Path, fields: Mapping[str, str], needed: int, start: int) -> None:
     place = fields.get("data file", fields.get("datafile"))
-    if place is not None and (place.upper().startswith("LIST") or "%" in place):
+    if place is not None and _in_many_files(place):
         return
     data, skipped = (path, start) if place is None else (_detached(path, place), 0)
     encoding = fields.get("encoding", "raw").lower()
     if encoding in ("raw", "gz", "gzip"):
         _compare(path, needed, there=data.stat().st_size - skipped, packed=encoding != "raw", stated=0)
+
+
+def _in_many_files(place: str) -> bool:
+    """Tell a list of files (``LIST``, ``LIST 2``, ``LIST 2D``) or a pattern from the name of one file."""
+    return "%" in place or re.fullmatch(r"LIST(\s+\d+D?)?", place.strip(), re.IGNORECASE) is not None
 
 
 def _detached(path: Path, place: str) -> Path:
