@@ -147,6 +147,21 @@ def _largest(level: Tensor, shape: tuple[int, int, int]) -> Tensor:
     return level
 
 
+def in_picture(volume: Tensor, places: np.ndarray) -> np.ndarray:
+    """Tell which places (n, 3), index z y x, lie between samples (``z y x``) that are not 0, along each axis.
+
+    The sector of a volume is told in blocks: it holds some of the black around the picture.
+    """
+    index = np.round(places).astype(int)
+    seen = ((index >= 0) & (index < volume.shape)).all(1)
+    z, y, x = np.clip(index, 0, np.asarray(volume.shape) - 1).T
+    for lines, place in ((volume[:, y, x].T, z), (volume[z, :, x], y), (volume[z, y], x)):
+        lit = lines.numpy() != 0
+        first, last = lit.argmax(1), lit.shape[1] - 1 - lit[:, ::-1].argmax(1)
+        seen &= lit.any(1) & (first <= place) & (place <= last)
+    return seen
+
+
 def tube_frame(path: Path, *, roll: float = 0.0) -> np.ndarray:
     """Return the tube's two directions across (2, 3): along +y (depth) as nearly as can be, and sideways."""
     hint = np.array([0.0, 1.0, 0.0]) if abs(path.ahead[1]) < 0.97 else np.array([0.0, 0.0, 1.0])

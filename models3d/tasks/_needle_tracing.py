@@ -17,6 +17,9 @@ _SELECTED = 2.3  # log odds by which the surest line of several seems surer than
 _GAP, _SURE = -2.0, 4.0  # least and most log odds of a shaft that a slice says
 _DOWNWARD = 4.0  # log odds by which pointing straight down outweighs pointing up; chosen on validation
 _WAY = 0.02  # of a slice's log odds of a shaft count for the way to the tip; chosen on validation
+_EDGE = 3.0  # fine samples: where a shaft ends so near to the edge of the view it leaves it rather, by
+_AT_EDGE = 3.0  # these log odds; both chosen on validation
+_ALIKE = 1e-6  # log odds: of two directions as likely, down is taken
 _NEAR_TIP = 4  # slices about the likeliest one over which the tip's place is averaged
 
 
@@ -113,9 +116,13 @@ def _tip_slice(reading: Reading, way: np.ndarray, *, upward: float) -> tuple[flo
     slice says for a shaft, and ``upward`` what speaks against running backward, which is up: needles point
     away from the probe rather than to it.
     """
-    tips = np.where(reading.inside, reading.slices[3], -np.inf)
+    held = np.flatnonzero(reading.inside)
+    reach = _EDGE / (reading.lengths[1] - reading.lengths[0])
+    place = np.arange(len(reading.inside))
+    tips = reading.slices[3] - _AT_EDGE * ((place < held[0] + reach) | (place > held[-1] - reach))
+    tips = np.where(reading.inside, tips, -np.inf)
     ahead, back = tips + np.cumsum(way), tips + np.cumsum(way[::-1])[::-1] - upward
-    backward = bool(_log_sum(back) > _log_sum(ahead))
+    backward = bool(_log_sum(back) - _log_sum(ahead) > _ALIKE)
     logits = back if backward else ahead
     if _log_sum(logits) < reading.whole[1] + way.sum():
         return None, backward

@@ -8,6 +8,7 @@ needle where exactly its axis runs, and how thick it is. Trained on simulated vo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -25,6 +26,7 @@ from models3d.recipes.needle_path import (
     TUBE,
     WIDE,
     Path,
+    in_picture,
     levelled,
     sampled,
     tube_frame,
@@ -140,8 +142,8 @@ class Needle:
         """Return the shaft's voxels and, where there is a needle, its line per frame and its plane."""
         traces = self._traces(raw, scan)
         masks = [
-            torch.zeros(scan.grid.shape, dtype=torch.uint8) if t is None else self._mask(t, scan)
-            for t in traces
+            torch.zeros(scan.grid.shape, dtype=torch.uint8) if t is None else self._mask(t, scan, number)
+            for number, t in enumerate(traces)
         ]
         found: list[Finding] = [Labels("needle", torch.stack(masks), scan.grid, {1: "needle"})]
         lines = _lines(traces, scan)
@@ -199,7 +201,7 @@ class Needle:
         if not paths:
             return _nothing()
         both = torch.stack([level, mask.float()])
-        path = self._surest(both, paths, scale).downward()
+        path = self._surest(both, paths, scale, held=lambda p: _held(p, scan, number)).downward()
         tube = _tubes(both, [path], scale)
         slices, whole = (answer.cpu().float() for answer in self.fine(tube))
         axis, sizes = self._axis(both, path, tube=tube, shaft=slices[0, 0].sigmoid().numpy(), scan=scan)
@@ -230,7 +232,9 @@ class Needle:
             axis = moved(axis, curve, lengths=at, frame=tube_frame(axis))
         return axis, sizes[0].cpu().float()
 
-    def _surest(self, both: Tensor, paths: list[Path], scale: np.ndarray) -> Path:
+    def _surest(
+        self, both: Tensor, paths: list[Path], scale: np.ndarray, *, held: Callable[[Path], np.ndarray]
+    ) -> Path:
         """Return the axis that is read in the tube around the surest line, of as many as it takes."""
         best: tuple[float, Path, Tensor, Tensor] | None = None
         for first in range(0, len(paths), _AT_ONCE):
@@ -242,19 +246,18 @@ class Needle:
                 break
         assert best is not None
         _, path, slices, whole = best
-        return refined(_reading(path, slices, whole, inside=_held(both[1:], path, scale)), path)
+        return refined(_reading(path, slices, whole, inside=held(path)), path)
 
     def _traces(self, raw: Seen, scan: Scan) -> list[Trace | None]:
-        assert scan.sector is not None
-        mask = scan.sector.mask.reshape(1, *scan.grid.shape).float()
-        scale = _scale(scan)
         traces: list[Trace | None] = []
-        for packed, slices, whole, axis, sizes in zip(raw[0].numpy(), *raw[1:], strict=True):
+        for number, (packed, slices, whole, axis, sizes) in enumerate(
+            zip(raw[0].numpy(), *raw[1:], strict=True)
+        ):
             traces.append(None)
             if np.isnan(packed[0]):
                 continue
             path = _unpacked(packed)
-            reading = _reading(path, slices, whole, inside=_held(mask, path, scale))
+            reading = _reading(path, slices, whole, inside=_held(path, scan, number))
             found = trace(reading, path, axis=_unpacked(axis.numpy()), radius=self._radius(sizes, scan))
             if found is not None and found.confidence >= self.config.threshold:
                 traces[-1] = found
@@ -267,12 +270,14 @@ class Needle:
         gauge = self.config.gauge or (17 if float(sizes[1]) > 0 else 22)
         return OUTER_MM[gauge] / 2 / unit_of(scan.grid)
 
-    def _mask(self, found: Trace, scan: Scan) -> Tensor:
+    def _mask(self, found: Trace, scan: Scan, number: int) -> Tensor:
         scale = _scale(scan)
         radius = max(found.radius, _LEAST_RADIUS * float(scale.max()))
         mask = tube_mask(found.path, radius=radius, shape=scan.grid.shape, scale=scale)
-        assert scan.sector is not None
-        return mask * scan.sector.mask.reshape(scan.grid.shape)
+        voxels = mask.nonzero().numpy()
+        outside = voxels[~_seen_at(voxels, scan, number)]
+        mask[tuple(torch.from_numpy(outside).T)] = 0
+        return mask
 
 
 def _tubes(both: Tensor, paths: list[Path], scale: np.ndarray) -> Tensor:
@@ -293,9 +298,20 @@ def _tube_where(both: Tensor, path: Path, *, scale: np.ndarray, taken: np.ndarra
     return tube
 
 
-def _held(mask: Tensor, path: Path, scale: np.ndarray) -> np.ndarray:
-    """Whether the view (``1 z y x``) holds each slice's middle along a path."""
-    return sampled(mask, path.points(tube_lengths(path))[None, None], scale=scale).flatten().numpy() > 0.5
+def _held(path: Path, scan: Scan, number: int) -> np.ndarray:
+    """Whether the picture of a frame holds each slice's middle along a path."""
+    return _seen_at(path.points(tube_lengths(path)) / _scale(scan), scan, number)
+
+
+def _seen_at(places: np.ndarray, scan: Scan, number: int) -> np.ndarray:
+    """Whether a frame shows places (n, 3) of its index space: in the sector, and not in black around it."""
+    assert scan.sector is not None
+    shape = np.asarray(scan.grid.shape)
+    index = np.round(places).astype(int)
+    within = ((index >= 0) & (index < shape)).all(1)
+    mask = scan.sector.mask.reshape(scan.grid.shape)
+    seen = within & mask[tuple(np.clip(index, 0, shape - 1).T)].numpy()
+    return seen if bool(mask.all()) else seen & in_picture(scan.data[number, 0], places)
 
 
 def _reading(path: Path, slices: Tensor, whole: Tensor, *, inside: np.ndarray) -> Reading:

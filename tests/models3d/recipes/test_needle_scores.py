@@ -32,6 +32,13 @@ def test_a_label_map_tells_the_axis_and_which_end_is_the_tip(tmp_path, seed):
     assert found["direction"] @ np.array(truth["direction"]) > np.cos(np.radians(4))
 
 
+def test_an_end_with_only_black_of_the_sector_beyond_it_is_no_tip(tmp_path):
+    case, truth = case_of(tmp_path, 6, size=100, angle_deg=0.0)  # its sector is told in blocks of two samples
+    found = labelled_truth(case)
+    assert found["tip_in_view"]
+    assert np.linalg.norm(found["tip_mm"] - truth["tip_mm"]) < 0.6
+
+
 def test_what_is_not_known_of_a_label_map_is_not_compared(tmp_path):
     through, truth = case_of(tmp_path, 5, through=True)
     assert truth["tip_in_view"] is False

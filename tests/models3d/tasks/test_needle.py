@@ -180,7 +180,8 @@ def test_lines_are_read_two_at_a_time_until_one_is_sure(odds, surest, reads):
 
     reader = dataclasses.replace(task(), fine=Network(fine, "test", "cpu", "f32", 0.0))
     lines = [Path.between(np.array([5.0, 5, x]), np.array([50.0, 50, x])) for x in (10.0, 20, 30, 40)]
-    path = reader._surest(torch.ones(2, 60, 60, 60), lines, np.ones(3))
+    everywhere = np.ones(128, bool)
+    path = reader._surest(torch.ones(2, 60, 60, 60), lines, np.ones(3), held=lambda _: everywhere)
     assert path is lines[surest] and len(calls) == reads
 
 
@@ -251,6 +252,18 @@ def test_of_two_ends_as_likely_the_tip_is_the_one_to_which_the_shaft_runs_all_th
         assert found.path.points(np.array([found.path.end]))[0][2] == pytest.approx(20 * ahead, abs=0.3)
 
 
+@pytest.mark.parametrize(("edge", "other"), [(68, 20), (11, 60)])
+def test_of_two_ends_as_likely_the_one_at_the_edge_of_the_view_is_the_way_in(edge, other):
+    path = Path(np.zeros(3), np.array([0.0, 0, 1]), np.zeros(3), -20, 20)
+    place = np.arange(80)
+    shaft = (place >= min(edge, other)) & (place <= max(edge, other))
+    both = read(shaft, tip=edge, inside=(place >= 10) & (place < 70))
+    both.slices[3] = np.maximum(both.slices[3], -0.3 - 0.5 * (place - other) ** 2)
+    found = traced(both, path)
+    assert found is not None
+    assert found.path.points(np.array([found.path.end]))[0][2] == pytest.approx(other - 40, abs=0.3)
+
+
 def test_a_shaft_without_a_tip_runs_from_edge_to_edge_and_no_shaft_is_none():
     path = Path(np.zeros(3), np.array([0.0, 0, 1]), np.zeros(3), -20, 20)
     inside = (np.arange(80) >= 10) & (np.arange(80) < 70)
@@ -259,7 +272,7 @@ def test_a_shaft_without_a_tip_runs_from_edge_to_edge_and_no_shaft_is_none():
     assert through.path.end - through.path.start == pytest.approx(59, abs=0.5)
     assert through.path.ahead[2] == pytest.approx(1)
     somewhat = read(np.ones(80, bool), tip=None, inside=inside)
-    somewhat.slices[3, 12] = -5.0
+    somewhat.slices[3, 16] = -5.0
     up = traced(somewhat, path)
     assert up is not None and not up.tip_seen
     assert up.path.ahead[2] == pytest.approx(-1), "the end that looks more like a tip is given as the tip"
