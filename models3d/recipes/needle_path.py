@@ -147,11 +147,18 @@ def _largest(level: Tensor, shape: tuple[int, int, int]) -> Tensor:
     return level
 
 
-def in_picture(volume: Tensor, places: np.ndarray) -> np.ndarray:
-    """Tell which places (n, 3), index z y x, lie between samples (``z y x``) that are not 0, along each axis.
+def in_picture(volume: Tensor, mask: Tensor, places: np.ndarray) -> np.ndarray:
+    """Tell which places lie between samples that are not 0, along each axis.
 
-    The sector of a volume is told in blocks: it holds some of the black around the picture.
+    The sector of a volume is told in blocks: it holds some of the black around the picture. Where it is all
+    of the volume, what is black in it is shadow and part of the picture.
+
+    Args:
+        volume: canonical ``z y x``: 0 outside the sector.
+        mask: the sector.
+        places: (n, 3), index z y x.
     """
+    volume = mask if bool(mask.all()) else volume
     index = np.round(places).astype(int)
     seen = ((index >= 0) & (index < volume.shape)).all(1)
     z, y, x = np.clip(index, 0, np.asarray(volume.shape) - 1).T

@@ -6,18 +6,16 @@ its voxels, whose tip is the end beyond which the view goes on.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from models3d.data.pairs import read_labels
-from models3d.recipes.needle_path import in_picture, unit_of
-from models3d.recipes.needle_tubes import BEYOND, Shaft, Volume, found_shafts
+from models3d.recipes.needle_path import unit_of
+from models3d.recipes.needle_tubes import Shaft, Volume, found_shafts
 from usvol import metrics
 from usvol.canonical import canonicalise
 from usvol.loading import load
@@ -71,24 +69,16 @@ def labelled_truth(case: Case) -> Mapping[str, Any]:
     labels = read_labels(case, names=NAMES)
     scan = canonicalise(load(case.path))
     assert scan.sector is not None
-    mask = scan.sector.mask.reshape(1, *scan.grid.shape).float()
+    mask = scan.sector.mask.reshape(scan.grid.shape)
     on_grid = sample_on(labels.data[:1, None], labels.grid, target=scan.grid, mode="nearest")[0, 0]
     marked = (on_grid == 1).nonzero().numpy()
     step = np.asarray(scan.grid.step)
-    # Shafts are fitted to what is marked; of the picture only where it is counts.
-    volume = Volume(torch.cat([mask, mask]), marked, np.ones(len(marked), int), step)
+    parts = torch.stack([scan.data[0, 0].float(), mask.float()])
+    volume = Volume(parts, marked, np.ones(len(marked), int), step)
     scale = step / unit_of(scan.grid)
-    shafts = [_with_tips(shaft, scan.data[0, 0], scale) for shaft in found_shafts(volume, scale)]
+    shafts = found_shafts(volume, scale)
     truth: dict[str, Any] = {"labels": labels, "present": bool(len(marked)), "direction": None}
     return truth | (_facts(shafts[0], scan.grid, scale) if shafts else {})
-
-
-def _with_tips(shaft: Shaft, volume: Tensor, scale: np.ndarray) -> Shaft:
-    """Let only those ends be tips beyond which the picture itself goes on, and not black in its sector."""
-    path = shaft.path
-    beyond = path.points(np.array([path.start - BEYOND, path.end + BEYOND])) / scale
-    first, last = (bool(seen) for seen in in_picture(volume, beyond))
-    return dataclasses.replace(shaft, tips=(shaft.tips[0] and first, shaft.tips[1] and last))
 
 
 def _facts(shaft: Shaft, grid: Grid, scale: np.ndarray) -> dict[str, Any]:

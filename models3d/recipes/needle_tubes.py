@@ -17,7 +17,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models3d.recipes.needle_path import TUBE, Path, fit_path, levelled, sampled, tube_frame, tube_points
+from models3d.recipes.needle_path import (
+    TUBE,
+    Path,
+    fit_path,
+    in_picture,
+    levelled,
+    sampled,
+    tube_frame,
+    tube_points,
+)
 from usvol.training.recipe import Sample
 from usvol.training.volume_augmentation import vary_picture
 
@@ -27,7 +36,7 @@ LEAST_POINTS = 6  # voxels of a needle, for a path through them
 UNKNOWN = -1.0  # of a truth: does not count
 _POINTS = 600  # voxels that a path is fitted to
 _END = 0.25  # a fitted path ends so many samples beyond the shaft: voxels are counted whole
-BEYOND = 3.0  # samples beyond an end in which the view must go on for it to be a tip
+_BEYOND = 3.0  # samples beyond an end in which the view must go on for it to be a tip
 _WITHIN = 8.0  # samples from the tube's axis to a shaft that counts as in it; beyond, up to
 _NEARLY = 10.0  # this, it is left open
 _ALONG, _ACROSS = 0.36, 0.7  # slope of a shaft that runs along the tube, and of one that crosses it
@@ -146,8 +155,8 @@ def found_shafts(volume: Volume, scale: np.ndarray) -> list[Shaft]:
         path = fit_path(few * scale)
         s = path.locate(points * scale)[0]
         path = dataclasses.replace(path, start=float(s.min()) - _END, end=float(s.max()) + _END)
-        beyond = path.points(np.array([path.start - BEYOND, path.end + BEYOND]))
-        seen = sampled(volume.parts[1:], beyond[None, None], scale=scale).flatten() > 0.5
+        beyond = path.points(np.array([path.start - _BEYOND, path.end + _BEYOND]))
+        seen = in_picture(*volume.parts, places=beyond / scale)
         # A cylinder's volume tells its radius.
         area = count * float(np.prod(scale)) / max(path.end - path.start, 1.0)
         shafts.append(Shaft(path, (bool(seen[0]), bool(seen[1])), math.sqrt(area / math.pi)))

@@ -306,12 +306,7 @@ def _held(path: Path, scan: Scan, number: int) -> np.ndarray:
 def _seen_at(places: np.ndarray, scan: Scan, number: int) -> np.ndarray:
     """Whether a frame shows places (n, 3) of its index space: in the sector, and not in black around it."""
     assert scan.sector is not None
-    shape = np.asarray(scan.grid.shape)
-    index = np.round(places).astype(int)
-    within = ((index >= 0) & (index < shape)).all(1)
-    mask = scan.sector.mask.reshape(scan.grid.shape)
-    seen = within & mask[tuple(np.clip(index, 0, shape - 1).T)].numpy()
-    return seen if bool(mask.all()) else seen & in_picture(scan.data[number, 0], places)
+    return in_picture(scan.data[number, 0], scan.sector.mask.reshape(scan.grid.shape), places)
 
 
 def _reading(path: Path, slices: Tensor, whole: Tensor, *, inside: np.ndarray) -> Reading:

@@ -14,5 +14,9 @@ def test_the_picture_lies_between_lit_samples_along_every_axis():
     places = np.array(
         [[6, 7, 9], [3, 4, 9], [3, 4, 5], [2, 7, 9], [8, 11, 12], [6, 12, 9], [-1, 7, 9], [6, 7, 40]]
     )
-    seen = in_picture(volume, places + 0.3)
+    sector = torch.zeros(volume.shape, dtype=torch.bool)
+    sector[2:10, 3:13, 4:14] = True  # in blocks, larger than the picture
+    seen = in_picture(volume, sector, places + 0.3)
     assert seen.tolist() == [True, True, False, False, True, False, False, False]
+    whole = in_picture(volume, torch.ones_like(sector), places + 0.3)
+    assert whole.tolist() == [True] * 6 + [False] * 2, "nothing around it: black is shadow"
