@@ -147,7 +147,7 @@ def _largest(level: Tensor, shape: tuple[int, int, int]) -> Tensor:
     return level
 
 
-def in_picture(volume: Tensor, mask: Tensor, places: np.ndarray) -> np.ndarray:
+def in_picture(volume: Tensor, mask: Tensor, *, places: np.ndarray) -> np.ndarray:
     """Tell which places lie between samples that are not 0, along each axis.
 
     The sector of a volume is told in blocks: it holds some of the black around the picture. Where it is all

@@ -306,7 +306,7 @@ def _held(path: Path, scan: Scan, number: int) -> np.ndarray:
 def _seen_at(places: np.ndarray, scan: Scan, number: int) -> np.ndarray:
     """Whether a frame shows places (n, 3) of its index space: in the sector, and not in black around it."""
     assert scan.sector is not None
-    return in_picture(scan.data[number, 0], scan.sector.mask.reshape(scan.grid.shape), places)
+    return in_picture(scan.data[number, 0], scan.sector.mask.reshape(scan.grid.shape), places=places)
 
 
 def _reading(path: Path, slices: Tensor, whole: Tensor, *, inside: np.ndarray) -> Reading:

@@ -16,7 +16,7 @@ def test_the_picture_lies_between_lit_samples_along_every_axis():
     )
     sector = torch.zeros(volume.shape, dtype=torch.bool)
     sector[2:10, 3:13, 4:14] = True  # in blocks, larger than the picture
-    seen = in_picture(volume, sector, places + 0.3)
+    seen = in_picture(volume, sector, places=places + 0.3)
     assert seen.tolist() == [True, True, False, False, True, False, False, False]
-    whole = in_picture(volume, torch.ones_like(sector), places + 0.3)
+    whole = in_picture(volume, torch.ones_like(sector), places=places + 0.3)
     assert whole.tolist() == [True] * 6 + [False] * 2, "nothing around it: black is shadow"
