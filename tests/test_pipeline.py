@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import pickle
 import threading
 from typing import Any
 
@@ -169,6 +170,19 @@ def test_same_input_same_answer():
     assert torch.equal(first.findings[0].data, second.findings[0].data)
     assert first.measurements == second.measurements
     assert not any(isinstance(finding, Curve) for finding in first.findings)
+
+
+def test_scans_and_results_survive_pickling():
+    """As loaders and pools of other processes need it, read-only mappings included."""
+    scan = volume()
+    result = pipeline.run(Spot(), scan)
+    other, again = pickle.loads(pickle.dumps((scan, result)))
+    assert torch.equal(other.data, scan.data)
+    assert other.grid == scan.grid
+    assert again.measurements == result.measurements
+    assert dict(again.provenance) == dict(result.provenance)
+    with pytest.raises(TypeError):
+        again.provenance["task"] = "another"
 
 
 def test_a_supervised_run_tells_its_stages_and_stops_at_any_of_them():

@@ -48,7 +48,12 @@ class Frame(StrEnum):
     PATIENT_LPS = "patient-lps"
 
 
-copyreg.pickle(MappingProxyType, lambda facts: (MappingProxyType, (dict(facts),)))  # in scans and results
+def _read_only(facts: dict[str, Any]) -> Mapping[str, Any]:
+    return MappingProxyType(facts)
+
+
+# Scans and results hold such mappings. Pickle cannot find their class by name, but finds this function.
+copyreg.pickle(MappingProxyType, lambda facts: (_read_only, (dict(facts),)))
 
 
 class Trust(StrEnum):
