@@ -106,7 +106,7 @@ def test_every_finding_comes_back_on_every_grid(name, frames, tmp_path):
 def test_measurements_flags_and_source_come_back(tmp_path):
     source = Source(
         Path("a/clip.mp4"), "video", Calibration(Trust.STATED, "by the user"), "US", "Maker", "C5-1", "k3y",
-        (0, 4, 9), ("burned-in text",),
+        (0, 4, 9), ("burned-in text",), stated_fps=25.0,
     )  # fmt: skip
     measurements = (
         Measurement("volume", 12.5, "mL", 11.0, 13.0, "approximate"),

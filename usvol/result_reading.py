@@ -186,6 +186,7 @@ def _source(fields: Mapping[str, Any]) -> Source:
         probe=fields["probe"],
         patient_key=fields["patient_key"],
         frame_indices=_tuple(fields["frame_indices"]),
+        stated_fps=fields.get("stated_fps"),
         warnings=tuple(fields["warnings"]),
     )
 

@@ -48,7 +48,7 @@ class Frame(StrEnum):
     PATIENT_LPS = "patient-lps"
 
 
-def _read_only(facts: dict[str, Any]) -> Mapping[str, Any]:
+def _read_only(facts: dict[str, Any]) -> MappingProxyType[str, Any]:
     return MappingProxyType(facts)
 
 
@@ -200,6 +200,7 @@ class Source:
         frame_indices: file frames that were decoded, or None for all of them.
         warnings: what the user should know, such as burned-in annotation or a truncated tail.
         metadata: format-specific facts (ultrasound regions, tracking poses); read-only.
+        stated_fps: frame rate (frames per second) that the user states, or None.
     """
 
     path: Path | None = None
@@ -212,6 +213,7 @@ class Source:
     frame_indices: tuple[int, ...] | None = None
     warnings: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    stated_fps: float | None = None
 
     def with_stated_spacing(self, spacing_mm: Vec3) -> Source:
         """Return the source of a scan whose spacing (z, y, x) in mm the user states."""
@@ -306,6 +308,7 @@ class Scan:
         return dataclasses.replace(
             self,
             times_s=_stated_times_s(indices, fps),
+            source=dataclasses.replace(self.source, stated_fps=fps),
             history=(*self.history, f"frame rate {fps} Hz stated by the user"),
         )
 
@@ -339,7 +342,8 @@ class Header:
 
     def with_fps(self, fps: float) -> Header:
         """Return the header with frame times of a constant rate (frames per second) that the user states."""
-        return dataclasses.replace(self, times_s=_stated_times_s(range(self.frames), fps))
+        source = dataclasses.replace(self.source, stated_fps=fps)
+        return dataclasses.replace(self, times_s=_stated_times_s(range(self.frames), fps), source=source)
 
 
 @dataclass(frozen=True, slots=True)

@@ -384,6 +384,7 @@ def _source(source: Source) -> dict[str, Any]:
         "probe": source.probe,
         "patient_key": source.patient_key,
         "frame_indices": source.frame_indices,
+        "stated_fps": source.stated_fps,
         "warnings": source.warnings,
     }
 

@@ -38,6 +38,7 @@ class HeadFinder(nn.Module):
         self.deep_to_middle = nn.Conv3d(coarse, middle, 1)
         self.middle_to_fine = nn.Sequential(_convolution(middle, fine), nn.Conv3d(fine, fine, 1))
         self.head = nn.Sequential(_convolution(fine, fine), nn.Conv3d(fine, 1, 1))
+        self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def forward(self, view: Tensor) -> Tensor:
         """Return logits ``b z/2 y/2 x/2``."""
@@ -66,7 +67,7 @@ class PoseReader(nn.Module):
             _convolution(middle, coarse, stride=2),
             _convolution(coarse, coarse),
             _convolution(coarse, 48, size=1),
-        )
+        ).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.read = nn.Sequential(
             nn.Flatten(),
             nn.Dropout(0.1),

@@ -19,6 +19,7 @@ COARSE_REACH, FINE_REACH = 1.6, 1.35
 # Largest turn from which each reader corrects; the turn within which a cube counts as aligned. Sixty turns
 # spread as those of an icosahedron leave no orientation farther than 45° from the nearest.
 _TURN_DEG, _ALIGNED_DEG = {False: 60.0, True: 22.0}, {False: 30.0, True: 12.0}
+_SPREAD = {False: 0.2, True: 0.1}  # of a cube's middle about the head's, in its radii (normal)
 _WRONG = 0.3  # of the cubes of a head are turned by more, so that readers learn to tell
 _AWAY = 0.1  # of the cubes of a volume with a head show something else
 _ALIKE = 0.75  # of the cubes without a head show what looks like one
@@ -140,7 +141,7 @@ def pose_example(
         grey, mask = cut(view, cube, side=side)
         return _picture(grey, mask, picture), truth
     turned_little = float(torch.rand(())) > _WRONG
-    spread = 0.08 if near else 0.12
+    spread = _SPREAD[near]
     radius = float(view.radii.mean())
     reach = FINE_REACH if near else COARSE_REACH
     axes = view.frame @ small_turn(_TURN_DEG[near]) if turned_little else any_axes()

@@ -9,11 +9,9 @@ drawn anew in every epoch, so a few hundred volumes give as many poses as there 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
@@ -24,8 +22,7 @@ from models3d.nets.head_pose import PlaneNetwork, frame_of
 from models3d.recipes._midsagittal_examples import View, pose_example, view_example, view_of
 from models3d.recipes._midsagittal_finding import Sphere, spheres
 from models3d.recipes._midsagittal_scores import row, score
-from models3d.recipes.working_volume import CHANNELS, stretched
-from usvol.resampling import resize
+from models3d.recipes.working_volume import CHANNELS, grey_levels, native_side, working
 from usvol.scan import Scan, Selection
 from usvol.training.members import start_from
 from usvol.training.recipe import Batch, FitSettings, Recipe, Sample
@@ -33,15 +30,15 @@ from usvol.training.recipe import Batch, FitSettings, Recipe, Sample
 SELECTION = Selection()
 _PERHAPS = 0.2  # chance of a head from which a part of a volume looks like one
 _APART = 1.4  # radii from a head to what is none
-STORED = 80  # samples along the longest side of what is cached, and of what the task reads
+_STORED = (64, 112)  # samples along the longest side of what is cached, and of what the task reads
 
 
 class Settings(FitSettings):
     """What this recipe adds to every recipe's settings."""
 
-    view: int = Field(32, ge=16, multiple_of=8, description="side of the whole view as the finder sees it")
+    view: int = Field(48, ge=16, multiple_of=8, description="side of the whole view as the finder sees it")
     sides: tuple[int, int] = Field(
-        (24, 32), description="sides of the coarse and the fine reader's cube; multiples of 8"
+        (24, 40), description="sides of the coarse and the fine reader's cube; multiples of 8"
     )
     widths: tuple[int, int, int] = Field((20, 40, 80), description="maps at 1/2, 1/4 and 1/8")
     patches: int = Field(4, ge=1, description="cubes of either kind per volume and step")
@@ -57,18 +54,17 @@ class Settings(FitSettings):
         return self
 
 
+def stored(scan: Scan) -> Scan:
+    """Make a canonical volume isotropic, about as fine as it is: 64-112 samples along its longest side."""
+    return working(scan, side=native_side(scan, least=_STORED[0], most=_STORED[1]))
+
+
 def prepare(scan: Scan) -> dict[str, Tensor]:
-    """Keep a canonical volume isotropic: ``grey`` and ``mask`` ``z y x`` (uint8), ``affine`` to the world."""
-    step = np.asarray(scan.grid.step)
-    extent = np.asarray(scan.grid.shape) * step
-    z, y, x = (int(n) for n in np.maximum(8, np.round(extent / extent.max() * STORED)))
-    small = resize(dataclasses.replace(scan, data=scan.data.float(), sector=None), (z, y, x))
-    mask = torch.ones(z, y, x, dtype=torch.bool)
-    if scan.sector is not None:
-        seen = scan.sector.mask.reshape(1, 1, *scan.grid.shape).float()
-        mask = F.interpolate(seen, size=(z, y, x), mode="trilinear")[0, 0] > 0.5
+    """Keep a canonical volume as the task reads it: ``grey`` and ``mask`` ``z y x`` (uint8), ``affine``."""
+    small = stored(scan)
+    grey, mask = grey_levels(small)
     return {
-        "grey": (stretched(small.data[0, 0], mask) * 255).round().to(torch.uint8).contiguous(),
+        "grey": (grey * 255).round().to(torch.uint8).contiguous(),
         "mask": mask.to(torch.uint8).contiguous(),
         "affine": torch.from_numpy(small.grid.affine),
     }
@@ -182,6 +178,6 @@ TRAINING = Recipe(
     metrics=score,
     datasets=("phantom_files",),
     phantom="fetal_head",
-    phantom_settings={"beams": 0.5, "size": STORED, "absent": 0.4},
+    phantom_settings={"absent": 0.3},
     phantoms_suffice=True,
 )

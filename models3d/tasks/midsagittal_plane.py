@@ -18,8 +18,8 @@ from torch import Tensor
 
 from models3d.recipes._midsagittal_examples import View, pyramid
 from models3d.recipes._midsagittal_scores import PLANE, UNCERTAIN
-from models3d.recipes.midsagittal_plane import SELECTION, STORED, TRAINING
-from models3d.recipes.working_volume import CHANNELS, grey_levels, working
+from models3d.recipes.midsagittal_plane import SELECTION, TRAINING, stored
+from models3d.recipes.working_volume import CHANNELS, grey_levels
 from models3d.tasks._midsagittal_search import (
     Pose,
     Readers,
@@ -105,8 +105,8 @@ class MidsagittalPlane:
     selection: Selection = SELECTION
 
     def preprocess(self, scan: Scan) -> Scan:
-        """Make the volume isotropic, 80 samples along its longest side, as float32."""
-        return working(scan, side=STORED)
+        """Make the volume isotropic, 64 to 112 samples along its longest side, as float32."""
+        return stored(scan)
 
     def infer(self, scan: Scan) -> Raw:
         """Find the head and its pose.

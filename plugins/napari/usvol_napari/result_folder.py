@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import TypeVar
 
 from usvol.errors import EmptyFileError, ReadError
 from usvol.frame_access import Frames, open_frames
@@ -11,7 +12,7 @@ from usvol.loading import load
 from usvol.pipeline import input_sha256
 from usvol.result import Heatmap, Labels, Result, Severity
 from usvol.result_reading import read_result
-from usvol.scan import Grid, Scan, Trust
+from usvol.scan import Grid, Header, Scan, Trust
 from usvol.writing import RESULT_FILE
 from usvol_napari.frame_layers import lazy_layers
 from usvol_napari.layers import Key, result_layers, scan_layers
@@ -19,6 +20,7 @@ from usvol_napari.placement import Placement, oriented_grid
 
 LayerTuples = list[tuple]
 _ITEMS = "items"
+_Cine = TypeVar("_Cine", Scan, Header)
 
 
 def items_of(folder: Path) -> list[Path]:
@@ -75,6 +77,7 @@ def _scan_layers(result: Result, folder: Path) -> tuple[LayerTuples, Scan | Plac
     frames = open_frames(path)
     if frames is not None:
         header = dataclasses.replace(frames.header, grid=_as_stated(frames.header.grid, result))
+        header = _timed(header, result)
         layers = lazy_layers(Frames(header, frames.read))
         return layers, layers[0][1]["metadata"][Key.PLACEMENT], said
     scan = load(path)
@@ -82,6 +85,7 @@ def _scan_layers(result: Result, folder: Path) -> tuple[LayerTuples, Scan | Plac
     if grid is not scan.grid:
         source = dataclasses.replace(scan.source, calibration=result.source.calibration)
         scan = dataclasses.replace(scan, grid=grid, source=source)
+    scan = _timed(scan, result)
     return scan_layers(scan), scan, said
 
 
@@ -93,6 +97,12 @@ def _as_stated(grid: Grid, result: Result) -> Grid:
     ratio = [seen / read for seen, read in zip(result.grid.shape, grid.shape, strict=True)]
     z, y, x = (step * factor for step, factor in zip(stated, ratio, strict=True))
     return grid.with_spacing((y if grid.is_planar else z, y, x))
+
+
+def _timed(cine: _Cine, result: Result) -> _Cine:
+    """Return a scan or header with the frame rate that the user had stated for the result, if so."""
+    fps = result.source.stated_fps
+    return cine if fps is None else cine.with_fps(fps)
 
 
 def _alone(result: Result) -> Placement:

@@ -220,6 +220,13 @@ def test_a_stated_spacing_comes_back_with_the_result(tmp_path, said):
     assert options["units"] == ("mm",) * 3
 
 
+def test_a_stated_frame_rate_comes_back_with_the_result(clip, tmp_path, said):
+    scan = load(clip).with_fps(50)
+    item = writing.write(Result("toy", scan.grid, scan.source, (), ()), tmp_path / "item")
+    ((_, options, _),) = reader.read_layers(str(item))
+    assert options["scale"][0] == pytest.approx(1 / 50)
+
+
 def test_notifications_are_naparis_own(clip):
     before = len(notification_manager.records)
     reader.read_layers(str(clip))
