@@ -170,13 +170,18 @@ def evaluate(
 def _in_folder(recipe: Recipe, folder: str) -> tuple[str, list[Case]]:
     """Return name and cases of the task's data set that lies in a folder."""
     if not Path(folder).is_dir():
-        raise DatasetError(f"Say where data set {folder!r} lies: --data DIR.")
+        if folder.partition(":")[0] in recipe.datasets:
+            raise DatasetError(f"Say where data set {folder!r} lies: --data DIR.")
+        raise DatasetError(
+            f"{folder!r} is neither a folder nor a data set of this task "
+            f"({', '.join((*recipe.datasets, *(['simulated:test'] if recipe.phantom else [])))})."
+        )
     reasons = []
     for name in recipe.datasets:
         try:
             return name, registry.module(registry.Group.DATASETS, name).cases(Path(folder))
         except DatasetError as error:
-            reasons.append(f"{name}: {error}")
+            reasons.append(f"{name}: {str(error).removeprefix(f'{folder}: ')}")
     raise DatasetError(f"{folder} holds no data set of this task. {' '.join(reasons)}")
 
 

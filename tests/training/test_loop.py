@@ -354,6 +354,20 @@ def test_wrong_settings_and_missing_data_are_told(toy: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
+    ("dataset", "said"),
+    [
+        ("toy", "Say where data set 'toy' lies: --data DIR"),
+        ("toy:test", "Say where data set 'toy:test' lies: --data DIR"),
+        ("nowhere", r"'nowhere' is neither a folder nor a data set of this task \(toy\)"),
+    ],
+)
+@pytest.mark.usefixtures("toy")
+def test_a_data_set_that_is_not_there_is_told_from_one_without_a_folder(dataset: str, said: str) -> None:
+    with pytest.raises(DatasetError, match=said):
+        evaluation.evaluate("toy", dataset)
+
+
+@pytest.mark.parametrize(
     ("text", "said"),
     [
         (b"a: [1", "not valid YAML"),
