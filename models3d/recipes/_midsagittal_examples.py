@@ -60,12 +60,12 @@ def view_of(sample: Mapping[str, Any]) -> View:
     if not sample["present"]:
         return View(grey, mask, coarser=levels)
     affine = sample["affine"].double()
-    step = affine[:3, 0].norm()
-    turn = (affine[:3, :3] / step).T
+    steps = affine[:3, :3].norm(dim=0)  # equal but for the rounding of the number of samples
+    turn = (affine[:3, :3] / steps).T
     plane = sample["plane"]
-    centre = turn @ (torch.tensor(sample["centre_mm"], dtype=torch.float64) - affine[:3, 3]) / step
+    centre = turn @ (torch.tensor(sample["centre_mm"], dtype=torch.float64) - affine[:3, 3]) / steps
     axes = [torch.tensor(plane[k], dtype=torch.float64) for k in ("forward", "normal", "up")]
-    radii = torch.tensor(sample["radii_mm"], dtype=torch.float64) / step
+    radii = torch.tensor(sample["radii_mm"], dtype=torch.float64) / steps.mean()
     frame = (turn @ torch.stack(axes, 1)).float()
     return View(grey, mask, centre.float(), radii.float(), frame, levels)
 

@@ -21,6 +21,7 @@ from models3d.tasks._orientations import sixty_turns
 from usvol.runtime import Network
 
 _FLIP = torch.tensor([1.0, -1.0, 1.0])  # left and right of a head's own axes
+_LEVELS = (0.5, 0.2)  # chances from which a sample counts as one of a head
 _LIKE_DEG = 15.0  # within which two answers are one
 
 
@@ -51,9 +52,12 @@ class Pose:
 
 
 def found_sphere(view: View, readers: Readers) -> Sphere | None:
-    """Return the likeliest head; None where there is none."""
-    found = spheres(view, readers.finder, side=readers.settings.view)
-    return found[0] if found else None
+    """Return the likeliest head, a faint one where there is no other; None where there is none."""
+    for least in _LEVELS:
+        found = spheres(view, readers.finder, side=readers.settings.view, least=least)
+        if found:
+            return found[0]
+    return None
 
 
 def scanned(view: View, readers: Readers, *, centre: Tensor, radius: float) -> list[Pose]:

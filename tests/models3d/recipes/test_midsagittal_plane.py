@@ -141,7 +141,7 @@ def test_truth_moves_from_the_world_to_the_samples_of_an_oblique_volume():
     grid = Grid((30, 40, 36), (2.0, 1.5, 1.0), (-20.0, 5.0, -30.0), direction, Frame.PROBE)
     data = torch.randint(0, 255, (1, 1, *grid.shape), dtype=torch.uint8)
     kept = prepare(Scan(data, grid))
-    assert max(kept["grey"].shape) == 80
+    assert max(kept["grey"].shape) == 64
     view = view_of({**kept, **truth()})
     assert view.centre is not None
     assert view.frame is not None
@@ -149,8 +149,16 @@ def test_truth_moves_from_the_world_to_the_samples_of_an_oblique_volume():
     back = kept["affine"].numpy() @ np.append(view.centre.numpy(), 1)
     np.testing.assert_allclose(back[:3], truth()["centre_mm"], atol=1e-3)
     np.testing.assert_allclose(np.asarray(direction) @ view.frame.numpy(), head_axes(), atol=1e-5)
-    step = np.linalg.norm(kept["affine"].numpy()[:3, 0])
+    step = np.linalg.norm(kept["affine"].numpy()[:3, :3], axis=0).mean()
     np.testing.assert_allclose(view.radii.numpy() * step, truth()["radii_mm"], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("across", "kept"), [(40, 64), (90, 90), (150, 112)])
+def test_volumes_are_kept_about_as_fine_as_they_are(across, kept):
+    grid = Grid((20, across, 30), (1.0, 0.5, 0.5))
+    data = torch.randint(0, 255, (1, 1, *grid.shape), dtype=torch.uint8)
+    sample = prepare(Scan(data, grid))
+    assert max(sample["grey"].shape) == max(sample["mask"].shape) == kept
 
 
 def test_losses_are_least_for_the_truth_and_ignore_poses_of_nothing():
@@ -269,7 +277,8 @@ def test_readers_learn_from_what_the_finder_of_earlier_weights_takes_for_a_head(
     earlier = new_network(SMALL)
     for values in earlier.finder.parameters():
         values.data.zero_()  # a chance of one half everywhere: all of the view looks like a head
-    save_file(earlier.state_dict(), tmp_path / "earlier.safetensors")
+    state = {name: values.contiguous() for name, values in earlier.state_dict().items()}
+    save_file(state, tmp_path / "earlier.safetensors")
     learning = SMALL.model_copy(update={"alike": True, "init": str(tmp_path / "earlier.safetensors")})
     views = Views([sample(present=True), sample(present=False)], learning)
     assert all(torch.isfinite(values).all() for values in views[1].values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -10,6 +11,9 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from models3d.recipes._midsagittal_examples import View
+from models3d.recipes._midsagittal_finding import Sphere
+from models3d.recipes.midsagittal_plane import Settings
+from models3d.tasks import _midsagittal_search as search
 from models3d.tasks import midsagittal_plane as module
 from models3d.tasks._midsagittal_search import Pose, distinct, turn_deg
 from models3d.tasks._midsagittal_symmetry import searched, similarity
@@ -66,6 +70,46 @@ def test_the_search_for_symmetry_finds_the_plane():
     assert abs(float(normal @ axes()[:, 1])) > math.cos(math.radians(8))
     assert abs(float((point - pose().centre) @ axes()[:, 1])) < 1.5
     assert value > 0.7
+
+
+@pytest.mark.parametrize(("sure", "refinements"), [(3, 16), (50, 60)])
+def test_where_no_plane_is_sure_every_orientation_is_refined(monkeypatch, sure, refinements):
+    """One of sixty poses is right: among the sixteen that are refined at first, or not."""
+    tried = [pose(turn, aligned=0.5 if n == sure else 0.1) for n, turn in enumerate(sixty_turns())]
+    seen = []
+
+    def refined(view, readers, *, pose, steps, near):
+        seen.append(near)
+        return dataclasses.replace(pose, aligned=2 * pose.aligned) if near else pose
+
+    monkeypatch.setattr(module, "scanned", lambda *given, **named: tried)
+    monkeypatch.setattr(module, "refined", refined)
+    task = module.MidsagittalPlane(readers=None, config=module.Config())  # type: ignore[arg-type]
+    found = task._pose(symmetric_view(), pose().centre, radius=15.0)
+    assert torch.equal(found.frame, tried[sure].frame)
+    assert found.aligned == 1.0
+    assert seen.count(True) == seen.count(False) == refinements
+
+
+def test_a_faint_head_is_looked_at_where_there_is_no_other(monkeypatch):
+    faint = Sphere(pose().centre, 15.0, 0.3)
+    asked = []
+
+    def spheres(view, finder, *, side, least):
+        asked.append(least)
+        return [faint] if least < 0.3 else []
+
+    monkeypatch.setattr(search, "spheres", spheres)
+    readers = search.Readers(*[None] * 3, Settings())  # type: ignore[arg-type]
+    assert search.found_sphere(symmetric_view(), readers) is faint
+    assert asked == [0.5, 0.2]
+
+
+def test_three_judges_tell_a_head_and_baselines_have_two():
+    there = pose(present=0.9, aligned=0.5)
+    for method, chance in (("iterative", 0.36), ("one_shot", 0.72)):
+        task = module.MidsagittalPlane(readers=None, config=module.Config(method=method))  # type: ignore[arg-type]
+        assert task._there(0.64, there) == pytest.approx(chance)
 
 
 def test_like_answers_count_once_and_the_first_stays():
@@ -147,10 +191,10 @@ def test_a_head_that_is_cut_is_flagged_and_not_measured():
 
 
 def test_a_plane_that_is_hardly_seen_is_given_and_flagged():
-    task, scan, findings = found(raw(aligned=0.8), oblique_grid())
+    task, scan, findings = found(raw(aligned=0.9), oblique_grid())
     assert any(isinstance(f, Plane) for f in findings)
-    (flag,) = task.flags(raw(aligned=0.8), scan)
-    assert flag.code == "uncertain_plane" and "0.80" in flag.message and "Check it" in flag.message
+    (flag,) = task.flags(raw(aligned=0.9), scan)
+    assert flag.code == "uncertain_plane" and "0.90" in flag.message and "Check it" in flag.message
     (flag,) = task.flags(raw(aligned=0.6), scan)
     assert flag.code == "uncertain_plane" and "may be no head" in flag.message
     assert task.flags(raw(), scan) == ()
