@@ -172,9 +172,10 @@ def _in_folder(recipe: Recipe, folder: str) -> tuple[str, list[Case]]:
     if not Path(folder).is_dir():
         if folder.partition(":")[0] in recipe.datasets:
             raise DatasetError(f"Say where data set {folder!r} lies: --data DIR.")
+        known = ", ".join((*recipe.datasets, *(["simulated:test"] if recipe.phantom else [])))
         raise DatasetError(
-            f"{folder!r} is neither a folder nor a data set of this task "
-            f"({', '.join((*recipe.datasets, *(['simulated:test'] if recipe.phantom else [])))})."
+            f"{folder!r} is neither a folder nor a data set of this task ({known}). Give a folder that is "
+            "there, or the name of a data set and where it lies: --data DIR."
         )
     reasons = []
     for name in recipe.datasets:
