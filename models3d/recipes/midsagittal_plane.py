@@ -28,7 +28,7 @@ from usvol.training.members import start_from
 from usvol.training.recipe import Batch, FitSettings, Recipe, Sample
 
 SELECTION = Selection()
-_PERHAPS = 0.2  # chance of a head from which a part of a volume looks like one
+PERHAPS = 0.2  # chance of a head from which a part of a volume looks like one
 _APART = 1.4  # radii from a head to what is none
 _STORED = (64, 112)  # samples along the longest side of what is cached, and of what the task reads
 
@@ -103,7 +103,7 @@ class Views(Dataset[Batch]):
             return []
         if index not in self.alike:
             view = self.views[index]
-            found = spheres(view, self.finder, side=self.settings.view, least=_PERHAPS)
+            found = spheres(view, self.finder, side=self.settings.view, least=PERHAPS)
             self.alike[index] = [(s.centre, s.radius) for s in found if not _on_head(view, s)]
         return self.alike[index]
 

@@ -15,13 +15,13 @@ from torch import Tensor
 from models3d.nets.head_pose import frame_of
 from models3d.recipes._midsagittal_examples import COARSE_REACH, FINE_REACH, Cube, View, cut
 from models3d.recipes._midsagittal_finding import Sphere, spheres
-from models3d.recipes.midsagittal_plane import Settings
+from models3d.recipes.midsagittal_plane import PERHAPS, Settings
 from models3d.recipes.working_volume import network_input
 from models3d.tasks._orientations import sixty_turns
 from usvol.runtime import Network
 
 _FLIP = torch.tensor([1.0, -1.0, 1.0])  # left and right of a head's own axes
-_LEVELS = (0.5, 0.2)  # chances from which a sample counts as one of a head
+_LEVELS = (0.5, PERHAPS)  # chances from which a sample counts as one of a head
 _LIKE_DEG = 15.0  # within which two answers are one
 
 

@@ -179,6 +179,7 @@ def state(layer: Layer, facts: Stated) -> None:
         known = _stated(known, facts)
         notes[Key.SCAN if isinstance(known, Scan) else Key.HEADER] = known
     if facts.fps is not None:
+        source = dataclasses.replace(source, stated_fps=facts.fps)
         step_s = even_step_s(known.times_s) if known is not None else 1 / facts.fps
         placement = dataclasses.replace(placement, step_s=step_s)
     before = notes.get(STATED, Stated())

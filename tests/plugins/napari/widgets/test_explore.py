@@ -107,6 +107,7 @@ def test_two_clicks_on_a_ruler_turn_pixels_into_millimetres(widget, viewer, show
     dialog.fps_button.click()
     assert layer.scale[0] == pytest.approx(1 / 40)
     assert shown_scan(layer).memory.times_s[4] == pytest.approx(0.1)
+    assert shown_scan(layer).source.stated_fps == shown_scan(layer).memory.source.stated_fps == 40
 
 
 def test_a_typed_spacing_lets_the_same_file_be_measured(widget, viewer, analysed, guided, solid, qtbot):
