@@ -31,6 +31,8 @@ _PERCENTILES = (0.02, 0.9995)
 _SOME = 60_000  # voxels that percentiles are read off
 BEND_DEVIATION = 6e-4  # of the parabola's coefficient, per fine sample: a bend of about 250 mm
 _BEND_MOST = 2.5e-3
+_SHARE = 0.3  # chance of a shaft from which a slice helps to place the axis
+_FEWEST = 6  # of such slices
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,6 +107,15 @@ def fit_path(points: np.ndarray, weights: np.ndarray | None = None, *, bends: bo
     return Path(middle, ahead, bend, float(s.min()) - 0.5, float(s.max()) + 0.5)
 
 
+def refitted(path: Path, points: np.ndarray, *, chance: np.ndarray) -> Path:
+    """Fit a path again to where its slices show a shaft (n, 3), by their chances (n,); too few leave it."""
+    taken = chance > _SHARE
+    if taken.sum() < _FEWEST:
+        return path
+    fitted = fit_path(points[taken], chance[taken])
+    return fitted if fitted.ahead @ path.ahead > 0 else fitted.reversed()
+
+
 def unit_of(grid: Grid) -> float:
     """World units (mm, or file samples) of one fine sample."""
     step = np.asarray(grid.step)
@@ -145,28 +156,6 @@ def _largest(level: Tensor, shape: tuple[int, int, int]) -> Tensor:
         parts = [level.index_select(axis, torch.minimum(first + k, last)) for k in range(widest)]
         level = functools.reduce(torch.maximum, parts)
     return level
-
-
-def in_picture(volume: Tensor, mask: Tensor, *, places: np.ndarray) -> np.ndarray:
-    """Tell which places lie between samples that are not 0, along each axis.
-
-    The sector of a volume is told in blocks: it holds some of the black around the picture. Where it is all
-    of the volume, what is black in it is shadow and part of the picture.
-
-    Args:
-        volume: canonical ``z y x``: 0 outside the sector.
-        mask: the sector.
-        places: (n, 3), index z y x.
-    """
-    volume = mask if bool(mask.all()) else volume
-    index = np.round(places).astype(int)
-    seen = ((index >= 0) & (index < volume.shape)).all(1)
-    z, y, x = np.clip(index, 0, np.asarray(volume.shape) - 1).T
-    for lines, place in ((volume[:, y, x].T, z), (volume[z, :, x], y), (volume[z, y], x)):
-        lit = lines.numpy() != 0
-        first, last = lit.argmax(1), lit.shape[1] - 1 - lit[:, ::-1].argmax(1)
-        seen &= lit.any(1) & (first <= place) & (place <= last)
-    return seen
 
 
 def tube_frame(path: Path, *, roll: float = 0.0) -> np.ndarray:

@@ -20,6 +20,8 @@ from models3d.recipes.needle_path import (
     BEND_DEVIATION,
     TUBE,
     Path,
+    refitted,
+    tube_frame,
     tube_lengths,
     tube_points,
 )
@@ -35,6 +37,7 @@ from models3d.recipes.needle_tubes import (
     read_tube,
     tube_truth,
 )
+from models3d.recipes.working_volume import in_picture
 from usvol.training.recipe import Batch, Sample
 
 SECTIONS = 8
@@ -48,6 +51,7 @@ _HELD = 0.02  # weight with which the middle and the slope of the fit are held a
 _BEND_HELD = 0.2
 _ROLLED = 0.1  # share of tubes turned about their axis: the depth axis is not always known
 _UNCALIBRATED = 0.1
+_AS_FOUND, _OFF = 0.4, 0.2  # shares of tubes that lie where the second look puts a line, or samples off
 _SHIFT = 6.0  # samples along it by which the middle of a tube misses that of its needle, at most
 _UNSEEN = 0.08  # of sections are taken out
 _GAIN = 0.15  # deviation of the logarithm by which levels are varied
@@ -145,7 +149,7 @@ class Shafts(Dataset[Batch]):
     @torch.no_grad()
     def _draw(self, index: int, count: int) -> Batch:
         volume = opened(self.samples[index])
-        drawn = [drawn_along(volume, picture=self.picture) for _ in range(count)]
+        drawn = [drawn_along(volume, self.second, picture=self.picture) for _ in range(count)]
         together = {key: torch.stack([tube[key] for tube in drawn]) for key in drawn[0]}
         tubes = together.pop("tube")
         slices, _ = self.second(tubes)
@@ -163,12 +167,20 @@ def varied(drawn: Batch) -> Batch:
     return {**drawn, "sections": read, "offset": offset}
 
 
-def drawn_along(volume: Volume, *, picture: float) -> Batch:
-    """Draw a tube along one of the volume's needles, as near to it as a fit is: see ``drawn_tube``."""
+def drawn_along(volume: Volume, second: nn.Module, *, picture: float) -> Batch:
+    """Draw a tube along one of the volume's needles, as near to it as those of a run are.
+
+    Some lie where the second look puts a line that is far off, as in a run's first reading, some are
+    off by as much, the others nearer, as in its further ones. What is returned: see ``drawn_tube``.
+    """
     sample_mm = drawn_unit(volume)
     scale = volume.step / sample_mm
     shafts = found_shafts(volume, scale)
-    path = jittered(shafts[int(torch.randint(len(shafts), ()))].path, far=False).downward()
+    path = shafts[int(torch.randint(len(shafts), ()))].path
+    draw = float(torch.rand(()))
+    path = jittered(path, far=draw < _AS_FOUND + _OFF).downward()
+    if draw < _AS_FOUND:
+        path = _as_found(volume, jittered(path, far=True), second=second, scale=scale)
     lengths = tube_lengths(path) + _SHIFT * (2 * float(torch.rand(())) - 1)
     step = float(lengths[1] - lengths[0])
     frame = drawn_frame(path, rolled=_ROLLED)
@@ -182,6 +194,17 @@ def drawn_along(volume: Volume, *, picture: float) -> Batch:
         "thick": (truth["log_radius"].exp() * sample_mm > _BETWEEN_MM).float(),
         **{key: truth[key] for key in ("shaft", "offset", "log_radius")},
     }
+
+
+@torch.no_grad()
+def _as_found(volume: Volume, path: Path, *, second: nn.Module, scale: np.ndarray) -> Path:
+    """Return where the second look puts a path in its own tube."""
+    lengths, frame = tube_lengths(path), tube_frame(path)
+    tube = read_tube(volume, tube_points(path, lengths, frame=frame), scale=scale, picture=0)
+    slices = second(tube[None])[0][0].double().numpy()
+    held = in_picture(*volume.parts, places=path.points(lengths) / scale)
+    points = path.points(lengths) + slices[1:3].T @ frame
+    return refitted(path, points, chance=held / (1 + np.exp(-slices[0]))).downward()
 
 
 def section_loss(answers: Tensor, sizes: Tensor, *, truth: Mapping[str, Tensor]) -> Tensor:

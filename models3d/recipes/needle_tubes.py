@@ -21,12 +21,12 @@ from models3d.recipes.needle_path import (
     TUBE,
     Path,
     fit_path,
-    in_picture,
     levelled,
     sampled,
     tube_frame,
     tube_points,
 )
+from models3d.recipes.working_volume import in_picture
 from usvol.training.recipe import Sample
 from usvol.training.volume_augmentation import vary_picture
 

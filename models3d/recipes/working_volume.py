@@ -98,6 +98,41 @@ def scan_input(scan: Scan, *, frame: int = 0) -> Tensor:
     return network_input(scan.data[frame, 0], scan.sector.mask.reshape(scan.grid.shape))
 
 
+def in_picture(volume: Tensor, mask: Tensor, *, places: np.ndarray) -> np.ndarray:
+    """Tell which places lie between samples that are not 0, along each axis.
+
+    The sector of a volume is told in blocks: it holds some of the black around the picture. Where it is all
+    of the volume, what is black in it is shadow and part of the picture.
+
+    Args:
+        volume: canonical ``z y x``: 0 outside the sector.
+        mask: the sector.
+        places: (n, 3), index z y x.
+    """
+    volume = mask if bool(mask.all()) else volume
+    index = np.round(places).astype(int)
+    seen = ((index >= 0) & (index < volume.shape)).all(1)
+    z, y, x = np.clip(index, 0, np.asarray(volume.shape) - 1).T
+    for lines, place in ((volume[:, y, x].T, z), (volume[z, :, x], y), (volume[z, y], x)):
+        lit = lines.numpy() != 0
+        first, last = lit.argmax(1), lit.shape[1] - 1 - lit[:, ::-1].argmax(1)
+        seen &= lit.any(1) & (first <= place) & (place <= last)
+    return seen
+
+
+def picture_of(volume: Tensor, mask: Tensor) -> Tensor:
+    """Return the part of a mask ``z y x`` that lies in the picture, as ``in_picture`` tells of places.
+
+    Without its outermost samples: resizing has mixed these with the black beside them.
+    """
+    lit, kept = volume != 0, mask.clone()
+    if bool(mask.all()):
+        return kept
+    for axis in range(3):
+        kept &= (lit.cumsum(axis) > 0) & (lit.flip(axis).cumsum(axis) > 0).flip(axis)
+    return F.max_pool3d(F.pad((~kept)[None].float(), (1,) * 6, value=1.0), 3, 1)[0] == 0
+
+
 def cube(values: Tensor, *, side: int) -> Tensor:
     """Pad the last three axes with 0 on both ends to ``side``."""
     return F.pad(values, [n for size in reversed(values.shape[-3:]) for n in _margins(size, side)])

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models3d.recipes.needle_path import Path, fit_path
+from models3d.recipes.needle_path import Path, refitted
 
-_SHARE = 0.3  # chance of a shaft from which a slice helps to place the axis
 _SELECTED = 2.3  # log odds by which the surest line of several seems surer than it is; chosen on validation
 _GAP, _SURE = -2.0, 4.0  # least and most log odds of a shaft that a slice says
 _DOWNWARD = 4.0  # log odds by which pointing straight down outweighs pointing up; chosen on validation
@@ -70,13 +69,8 @@ class Trace:
 
 def refined(reading: Reading, path: Path) -> Path:
     """Fit the path again to where the second look saw the shaft in the slices of its tube."""
-    chance = reading.shaft
-    taken = chance > _SHARE
-    if taken.sum() < 6:
-        return path
     points = path.points(reading.lengths) + reading.slices[1:3].T @ reading.frame
-    fitted = fit_path(points[taken], chance[taken])
-    return fitted if fitted.ahead @ path.ahead > 0 else fitted.reversed()
+    return refitted(path, points, chance=reading.shaft)
 
 
 def trace(reading: Reading, path: Path, *, axis: Path, radius: float) -> Trace | None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from models3d.recipes._midsagittal_examples import View, pyramid
 from models3d.recipes._midsagittal_scores import PLANE, UNCERTAIN
 from models3d.recipes.midsagittal_plane import SELECTION, TRAINING, stored
-from models3d.recipes.working_volume import CHANNELS, grey_levels
+from models3d.recipes.working_volume import CHANNELS, picture_of, stretched
 from models3d.tasks._midsagittal_search import (
     Pose,
     Readers,
@@ -41,7 +41,7 @@ Raw = tuple[Tensor, Tensor, Tensor]  # head, symmetry, in view, aligned; centre 
 
 _WHOLE = 0.9  # part of the skull's ellipsoid in view from which on its diameters are measured
 _SURE = 0.93  # chance that the axes are right below which the plane is flagged; chosen on validation
-_HARDLY = 0.85  # and below which few are right: of 11 on validation 4, and 4 held no head
+_HARDLY = 0.85  # and below which there may be no head at all: of 13 such validation volumes 7 hold none
 _PLAUSIBLE_BPD_MM = (12.0, 115.0)
 
 
@@ -118,10 +118,11 @@ class MidsagittalPlane:
             chance that its axes are right; its centre and half axes (samples of ``scan``); its axes forward,
             left, up as columns. Zeros where there is none.
         """
-        grey, mask = grey_levels(scan)
-        view = View(grey, mask, coarser=pyramid(grey, mask))
-        sphere = found_sphere(view, self.readers)
-        if sphere is None:
+        for view in _views(scan):
+            sphere = found_sphere(view, self.readers)
+            if sphere is not None:
+                break
+        else:
             return torch.zeros(4), torch.zeros(2, 3), torch.zeros(3, 3)
         centre, radius, chance = sphere
         pose = self._pose(view, centre, radius=radius)
@@ -186,6 +187,23 @@ class MidsagittalPlane:
 
 
 _NONE = "not detected"
+
+
+def _views(scan: Scan) -> Iterator[View]:
+    """Yield a volume in its sector, then in its picture alone.
+
+    The sector holds some of the black around the picture. Beside it a picture whose own black is grey, as
+    haze or gain makes it, looks unlike any that the finder has learnt.
+    """
+    assert scan.sector is not None
+    sector = scan.sector.mask.reshape(scan.grid.shape)
+    yield _view(scan, sector)
+    yield _view(scan, picture_of(scan.data[0, 0], sector))
+
+
+def _view(scan: Scan, mask: Tensor) -> View:
+    grey = stretched(scan.data[0, 0], mask)
+    return View(grey, mask, coarser=pyramid(grey, mask))
 
 
 def _by_symmetry(view: View, centre: Tensor, *, radius: float) -> Pose:
@@ -278,11 +296,11 @@ def _angles(plane: Plane | None, grid: Grid) -> Iterator[Measurement]:
 def _warnings(raw: Raw, grid: Grid) -> Iterator[Flag]:
     share, aligned = raw[0][2:].tolist()
     if aligned < _SURE:
-        judged, advice = "uncertain", "Too little of what lies in the head is seen. Check it"
+        reason = "Too little of what lies in the head is seen."
         if aligned < _HARDLY:
-            judged, advice = "most likely wrong", "This may be no head at all. Do not use it"
-        message = f"The plane is {judged} (chance that it is near: {aligned:.2f}). {advice}, or acquire "
-        yield Flag(UNCERTAIN, f"{message}from another side.", Severity.WARNING)
+            reason = "This may be no head at all."
+        message = f"The plane is uncertain (chance that it is near: {aligned:.2f}). {reason} Check it, or "
+        yield Flag(UNCERTAIN, f"{message}acquire from another side.", Severity.WARNING)
     if share < _WHOLE:
         yield Flag(
             "cut_by_sector_edge",

@@ -26,7 +26,6 @@ from models3d.recipes.needle_path import (
     TUBE,
     WIDE,
     Path,
-    in_picture,
     levelled,
     sampled,
     tube_frame,
@@ -35,6 +34,7 @@ from models3d.recipes.needle_path import (
     unit_of,
 )
 from models3d.recipes.needle_sections import FACTS, OUTER_MM, SECTIONS, facts, fitted, moved, sections
+from models3d.recipes.working_volume import in_picture
 from models3d.tasks._needle_motion import smoothed_tips
 from models3d.tasks._needle_tracing import (
     Reading,

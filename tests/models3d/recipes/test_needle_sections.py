@@ -7,9 +7,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 from safetensors.torch import save_file
+from torch import Tensor, nn
 
+from models3d.recipes import needle_sections
 from models3d.recipes.needle import Settings, examples, new_network
-from models3d.recipes.needle_path import TUBE, Path, tube_frame, tube_lengths
+from models3d.recipes.needle_path import TUBE, WIDE, Path, tube_frame, tube_lengths
 from models3d.recipes.needle_sections import (
     FACTS,
     SECTIONS,
@@ -36,6 +38,17 @@ def sample(needle: bool = True) -> dict[str, torch.Tensor]:
         grey[19:21, 20:22, 10:40] = 240
     step = torch.tensor([0.4, 0.4, 0.4], dtype=torch.float64)
     return {"grey": grey.to(torch.uint8), "labels": labels.to(torch.uint8), "step": step}
+
+
+class Bright(nn.Module):
+    """A second look that sees a shaft where a slice is bright, in the middle of what is."""
+
+    def forward(self, tubes: Tensor) -> tuple[Tensor, Tensor]:
+        bright = (tubes[:, 0] > 0.8).float()
+        across = torch.arange(WIDE) - (WIDE - 1) / 2
+        count = bright.sum((2, 3))
+        offset = [(bright.sum(axis) * across).sum(2) / count.clamp_min(1) for axis in (3, 2)]
+        return torch.stack([18 * (count > 0) - 9.0, *offset, 0 * count], 1), torch.zeros(len(tubes), 3)
 
 
 def read(curve: np.ndarray) -> torch.Tensor:
@@ -85,11 +98,30 @@ def test_facts_say_whether_millimetres_are_known():
     assert known[:2].tolist() != unknown[:2].tolist() == [0.0, 0.0]
 
 
-def test_drawn_tubes_lie_along_a_needle_and_say_where_it_is():
+@pytest.mark.parametrize(
+    ("as_found", "off", "least", "most"), [(0.0, 0.0, 0.1, 0.8), (1.0, 0.0, 0.0, 0.6), (0.0, 1.0, 0.9, 4.0)]
+)
+def test_drawn_tubes_lie_near_a_needle_where_the_second_look_puts_them_or_off(
+    monkeypatch, as_found, off, least, most
+):
+    monkeypatch.setattr(needle_sections, "_AS_FOUND", as_found)
+    monkeypatch.setattr(needle_sections, "_OFF", off)
+    torch.manual_seed(0)
+    volume = opened(sample())
+    mean = []
+    for _ in range(24):
+        tube = drawn_along(volume, Bright(), picture=0.0)
+        on = tube["shaft"] == 1
+        mean += [float(tube["offset"][:, on].norm(dim=0).mean())] if on.any() else []
+    assert len(mean) > 20 and least < np.mean(mean) < most
+
+
+def test_drawn_tubes_lie_along_a_needle_and_say_where_it_is(monkeypatch):
+    monkeypatch.setattr(needle_sections, "_OFF", 0.0)
     torch.manual_seed(0)
     volume = opened(sample())
     for _ in range(8):
-        tube = drawn_along(volume, picture=0.0)
+        tube = drawn_along(volume, Bright(), picture=0.0)
         on = tube["shaft"] == 1
         assert int(on.sum()) > 15 and float(tube["offset"][:, on].abs().max()) < 6
         assert tube["tube"].shape == (2, TUBE, 20, 20)
@@ -103,7 +135,7 @@ def test_drawn_tubes_lie_along_a_needle_and_say_where_it_is():
 
 def test_the_loss_is_least_where_the_axis_is():
     torch.manual_seed(1)
-    truth = {key: value[None] for key, value in drawn_along(opened(sample()), picture=0.0).items()}
+    truth = {key: value[None] for key, value in drawn_along(opened(sample()), Bright(), picture=0.0).items()}
     x = (2 * torch.arange(SECTIONS) + 1) / SECTIONS - 1
     slices = (2 * torch.arange(TUBE) + 1) / TUBE - 1
     on = truth["shaft"][0] == 1

@@ -20,7 +20,7 @@ from models3d.tasks._midsagittal_symmetry import searched, similarity
 from models3d.tasks._orientations import sixty_turns
 from usvol.errors import UncalibratedError
 from usvol.result import Box, Plane, Scores
-from usvol.scan import Frame, Grid, Scan
+from usvol.scan import Frame, Grid, Scan, Sector
 
 TURN = Rotation.from_euler("zyx", (35, -20, 60), degrees=True).as_matrix()
 CENTRE, RADII = np.array([30.0, 26.0, 34.0]), np.array([17.0, 13.0, 14.0])
@@ -103,6 +103,31 @@ def test_a_faint_head_is_looked_at_where_there_is_no_other(monkeypatch):
     readers = search.Readers(*[None] * 3, Settings())  # type: ignore[arg-type]
     assert search.found_sphere(symmetric_view(), readers) is faint
     assert asked == [0.5, 0.2]
+
+
+@pytest.mark.parametrize(("seen_in", "looks"), [(1, 1), (2, 2), (3, 2)])
+def test_a_head_not_seen_beside_black_is_looked_for_in_the_picture_alone(monkeypatch, seen_in, looks):
+    data = torch.zeros(1, 1, 40, 40, 40)
+    data[..., 8:32, 8:32, 8:32] = torch.linspace(90, 200, 24)
+    sector = Sector(torch.zeros(40, 40, 40, dtype=torch.bool), None, "unknown")
+    sector.mask[4:36, 4:36, 4:36] = True
+    scan = Scan(data, Grid((40, 40, 40), (1.0, 1.0, 1.0)), sector=sector)
+    views = []
+
+    def found(view, readers):
+        views.append(view)
+        return Sphere(torch.full((3,), 20.0), 8.0, 0.9) if len(views) == seen_in else None
+
+    monkeypatch.setattr(module, "found_sphere", found)
+    task = module.MidsagittalPlane(readers=None, config=module.Config())  # type: ignore[arg-type]
+    monkeypatch.setattr(module.MidsagittalPlane, "_pose", lambda *given, **named: pose(aligned=1.0))
+    numbers, _, _ = task.infer(scan)
+    assert bool(numbers[0] > 0) is (seen_in <= looks)
+    assert len(views) == looks
+    whole = views[0]
+    assert bool(whole.mask[5, 20, 20]) and float(whole.grey[20, 20, 9]) > 0.3, "grey is bright beside black"
+    for alone in views[1:]:
+        assert not alone.mask[5, 20, 20] and float(alone.grey[20, 20, 9]) < 0.1, "its own black is black"
 
 
 def test_three_judges_tell_a_head_and_baselines_have_two():
