@@ -37,11 +37,11 @@ from usvol.training.members import WeightsName, restore
 
 __all__ = ["TRAINING", "Config", "build"]
 
-Raw = tuple[Tensor, Tensor, Tensor]  # head, symmetry, in view, aligned; centre and radii; frame
+Raw = tuple[Tensor, Tensor, Tensor]  # five numbers (see ``infer``); centre and radii; frame
 
 _WHOLE = 0.9  # part of the skull's ellipsoid in view from which on its diameters are measured
 _SURE = 0.93  # chance that the axes are right below which the plane is flagged; chosen on validation
-_HARDLY = 0.85  # and below which there may be no head at all: of 13 such validation volumes 7 hold none
+_HARDLY = 0.85  # and below which there may be no head at all: of 14 such validation volumes 7 hold none
 _PLAUSIBLE_BPD_MM = (12.0, 115.0)
 
 
@@ -115,21 +115,20 @@ class MidsagittalPlane:
 
         Returns:
             Chance of a head (see ``_there``), correlation of its two sides, part of it in view,
-            chance that its axes are right; its centre and half axes (samples of ``scan``); its axes forward,
-            left, up as columns. Zeros where there is none.
+            chance that its axes are right, and 1 if it is seen in the picture alone (``_views``); its centre
+            and half axes (samples of ``scan``); its axes forward, left, up as columns. Zeros without a head.
         """
-        for view in _views(scan):
-            sphere = found_sphere(view, self.readers)
-            if sphere is not None:
-                break
-        else:
-            return torch.zeros(4), torch.zeros(2, 3), torch.zeros(3, 3)
-        centre, radius, chance = sphere
+        looks = ((view, found_sphere(view, self.readers)) for view in _views(scan))
+        seen_in = next(((n, view, sphere) for n, (view, sphere) in enumerate(looks) if sphere), None)
+        if seen_in is None:
+            return torch.zeros(5), torch.zeros(2, 3), torch.zeros(3, 3)
+        again, view, (centre, radius, chance) = seen_in
         pose = self._pose(view, centre, radius=radius)
         if self.config.method == "symmetry":
             pose = _by_symmetry(view, centre, radius=radius)
         likeness = similarity(view, centre=pose.centre, radii=pose.radii, frame=pose.frame)
-        numbers = torch.tensor([self._there(chance, pose), likeness, _in_view(view, pose), pose.aligned])
+        there, seen = self._there(chance, pose), _in_view(view, pose)
+        numbers = torch.tensor([there, likeness, seen, pose.aligned, float(again)])
         return numbers, torch.stack([pose.centre, pose.radii]), pose.frame
 
     def postprocess(self, raw: Raw, scan: Scan) -> tuple[Finding, ...]:
@@ -294,10 +293,10 @@ def _angles(plane: Plane | None, grid: Grid) -> Iterator[Measurement]:
 
 
 def _warnings(raw: Raw, grid: Grid) -> Iterator[Flag]:
-    share, aligned = raw[0][2:].tolist()
-    if aligned < _SURE:
+    share, aligned, again = raw[0][2:].tolist()
+    if aligned < _SURE or again:
         reason = "Too little of what lies in the head is seen."
-        if aligned < _HARDLY:
+        if aligned < _HARDLY or again:
             reason = "This may be no head at all."
         message = f"The plane is uncertain (chance that it is near: {aligned:.2f}). {reason} Check it, or "
         yield Flag(UNCERTAIN, f"{message}acquire from another side.", Severity.WARNING)

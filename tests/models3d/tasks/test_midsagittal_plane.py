@@ -123,6 +123,7 @@ def test_a_head_not_seen_beside_black_is_looked_for_in_the_picture_alone(monkeyp
     monkeypatch.setattr(module.MidsagittalPlane, "_pose", lambda *given, **named: pose(aligned=1.0))
     numbers, _, _ = task.infer(scan)
     assert bool(numbers[0] > 0) is (seen_in <= looks)
+    assert bool(numbers[4]) is (seen_in == 2)
     assert len(views) == looks
     whole = views[0]
     assert bool(whole.mask[5, 20, 20]) and float(whole.grey[20, 20, 9]) > 0.3, "grey is bright beside black"
@@ -157,8 +158,8 @@ def test_no_orientation_is_far_from_the_sixty():
     assert max(min(turn_deg(a, b) for b in turns) for a in drawn) < 45
 
 
-def raw(centre=CENTRE, chance=0.9, share=1.0, aligned=0.98):
-    numbers = torch.tensor([chance, 0.7, share, aligned])
+def raw(centre=CENTRE, chance=0.9, share=1.0, aligned=0.98, again=0.0):
+    numbers = torch.tensor([chance, 0.7, share, aligned, again])
     return numbers, torch.from_numpy(np.stack([centre, RADII])).float(), axes()
 
 
@@ -222,6 +223,8 @@ def test_a_plane_that_is_hardly_seen_is_given_and_flagged():
     assert flag.code == "uncertain_plane" and "0.90" in flag.message and "Check it" in flag.message
     (flag,) = task.flags(raw(aligned=0.6), scan)
     assert flag.code == "uncertain_plane" and "may be no head" in flag.message
+    (flag,) = task.flags(raw(again=1.0), scan)
+    assert flag.code == "uncertain_plane" and "may be no head" in flag.message, "seen in the picture alone"
     assert task.flags(raw(), scan) == ()
 
 
