@@ -293,7 +293,7 @@ def test_transparent_gif_is_black_where_nothing_is_drawn(tmp_path):
 def test_half_a_file_is_truncated(clips, tmp_path, name):
     whole = (clips / name).read_bytes()
     half = tmp_path / name
-    half.write_bytes(whole[: len(whole) // 2])
+    half.write_bytes(whole[: len(whole) // 2 | 1])  # odd: never between two packets of a transport stream
     with pytest.raises(TruncatedFileError, match=r"early|moov") as caught:
         video.read(half)
     with pytest.raises(TruncatedFileError, match=r"early|moov"):
@@ -302,6 +302,22 @@ def test_half_a_file_is_truncated(clips, tmp_path, name):
         return
     scan = video.read(half, allow_truncated=True)
     assert 8 < scan.data.shape[0] < FRAMES - 8
+    assert numbers_in(scan)[:8] == list(range(8))
+    assert any("incomplete" in w and "early" in w for w in scan.source.warnings)
+
+
+def test_a_transport_stream_cut_between_packets_ends_early(clips, tmp_path):
+    whole = (clips / "h264.ts").read_bytes()
+    packets = [whole[at : at + 188] for at in range(0, len(whole), 188)]
+    begins = [bool(packet[1] & 0x40) for packet in packets]
+    first = next(
+        n for n in range(len(packets) // 2, len(packets)) if begins[n] and not any(begins[n + 1 : n + 3])
+    )
+    cut = tmp_path / "cut.ts"
+    cut.write_bytes(b"".join(packets[: first + 2]))
+    with pytest.raises(TruncatedFileError, match=r"ends early: frame \d+, its last"):
+        video.read(cut)
+    scan = video.read(cut, allow_truncated=True)
     assert numbers_in(scan)[:8] == list(range(8))
     assert any("incomplete" in w and "early" in w for w in scan.source.warnings)
 

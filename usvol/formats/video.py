@@ -146,6 +146,9 @@ def _judge(clip: Clip, decoded: Decoded, *, allow_truncated: bool) -> tuple[str,
         cause = f"{clip.integrity.ending}: {decoded.decodable}"
         cause += f" of {stated} frames can be decoded" if stated else " frames can be decoded"
         error = TruncatedFileError
+    elif damage is not None and missing is None and damage.frame >= clip.frames - 1:
+        cause = f"it ends early: frame {damage.frame}, its last, is not whole"
+        error = TruncatedFileError
     elif damage is not None:
         cause = f"frame {damage.frame} of {total} is damaged ({damage.cause})"
     elif clip.integrity.broken_at is not None:

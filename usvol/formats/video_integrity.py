@@ -191,7 +191,7 @@ def _check_program_stream(stream: BinaryIO, size: int) -> Integrity:
 def _check_transport_stream(stream: BinaryIO, size: int) -> Integrity:
     partial = size % TS_PACKET_BYTES
     synced = stream.read(1) == b"\x47"
-    return Integrity((TS_PACKET_BYTES - partial if partial else 0) if synced else None)
+    return Integrity(TS_PACKET_BYTES - partial if partial and synced else None)
 
 
 _CHECKS: dict[str, Callable[[BinaryIO, int], Integrity]] = {
