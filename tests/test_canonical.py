@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -91,6 +93,31 @@ def test_a_thin_volume_of_a_few_slices_is_masked_too():
     inside = find_sector(Scan(data, Grid((4, 512, 128), (0.1, 0.04, 0.1)))).mask
     assert inside[:, 48:392, 24:104].all()
     assert float(inside.float().mean()) < 0.75
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("where", ["a corner", "all around"])
+def test_what_is_no_number_is_as_dark_as_can_be(channels, where):
+    plain = torch.full((1, channels, 30, 40, 50), -60.0)
+    plain[..., 5:25, 10:30, 12:40] = torch.rand(20, 20, 28) * 59 - 60
+    scan = Scan(plain, Grid((30, 40, 50), (0.5, 0.5, 0.5)))
+    holed = plain.clone()
+    holed[(..., 0, 0, 0) if where == "a corner" else plain == -60.0] = torch.nan
+    odd = canonicalise(dataclasses.replace(scan, data=holed))
+    wanted = canonicalise(scan)
+    assert torch.allclose(odd.data, wanted.data, atol=0.1)
+    assert torch.equal(odd.sector.mask, wanted.sector.mask) and not odd.sector.mask.all()
+    assert "no numbers" in str(odd.history)
+    assert torch.equal(find_sector(dataclasses.replace(scan, data=holed)).mask, find_sector(scan).mask)
+
+
+def test_infinite_samples_are_the_ends_of_the_scale_and_nothing_but_nan_is_black():
+    data = torch.rand(1, 1, 8, 9, 10) + 0.1
+    data[..., 3, 3, 3:6] = torch.tensor([torch.inf, -torch.inf, torch.nan])
+    filled = canonicalise(Scan(data, Grid((8, 9, 10)))).data
+    known = data[data.isfinite()]
+    assert filled[..., 3, 3, 3:6].flatten().tolist() == [known.max(), known.min(), known.min()]
+    assert not canonicalise(Scan(data * torch.nan, Grid((8, 9, 10)))).data.any()
 
 
 def test_full_volume_is_kept_whole():

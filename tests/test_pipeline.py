@@ -131,6 +131,17 @@ def test_flags_tell_of_unknown_times_and_of_what_the_source_warns():
     assert "unknown_frame_times" not in codes(pipeline.run(Spot(), volume()))
 
 
+def test_samples_that_are_no_numbers_are_told_and_change_nothing_else():
+    scan = volume()
+    scan = dataclasses.replace(scan, data=scan.data.float())
+    data = scan.data.clone()
+    data[..., 0, 0, 0] = torch.nan
+    plain, odd = pipeline.run(Spot(), scan), pipeline.run(Spot(), dataclasses.replace(scan, data=data))
+    assert set(codes(odd)) - set(codes(plain)) == {"not_finite"}
+    assert "1 of 61,440 samples" in next(f.message for f in odd.flags if f.code == "not_finite")
+    assert torch.equal(odd.findings[0].data, plain.findings[0].data)
+
+
 def test_provenance_tells_how_the_result_was_made(tmp_path):
     path = tmp_path / "scan.bin"
     path.write_bytes(b"samples")

@@ -286,3 +286,17 @@ def test_the_preview_of_a_volume_shows_three_planes_in_true_proportion(tmp_path)
             colourful = (pixels.max(-1) - pixels.min(-1) > 60).mean()
         assert (colourful > 0.01) == (folder is marked)
     assert sizes[0] == sizes[1] == (3 * 256 + 2 * 4, 256)
+
+
+def test_the_preview_shows_tissue_beside_samples_that_are_no_numbers(tmp_path):
+    scan = speckled(1, (20, 40, 80), spacing_mm=(2.0, 1.0, 0.5))
+    scan = dataclasses.replace(scan, data=scan.data.float())
+    data = scan.data.clone()
+    data[..., :3, :3, :3] = torch.nan
+    brightness = []
+    for name, shown in (("plain", scan), ("holed", dataclasses.replace(scan, data=data))):
+        folder = writing.write(result(grid=scan.grid), tmp_path / name, scan=shown)
+        with Image.open(folder / "preview.png") as image:
+            brightness.append(float(np.asarray(image.convert("L"), float).mean()))
+    assert brightness[0] > 20
+    assert brightness[1] == pytest.approx(brightness[0], rel=0.05)

@@ -25,6 +25,7 @@ _COARSE = 64  # samples along the longest axis of the volume in which the 3D sec
 def canonicalise(scan: Scan) -> Scan:
     """Orient, turn grey, crop to the insonified sector and set everything outside it to 0.
 
+    Samples that are no numbers (NaN, infinite) become the darkest level there is, +∞ the brightest.
     Volumes are permuted and flipped (exactly) so that their index axes run along world z, y, x as nearly as
     they can; planar scans keep their rows and columns. ``sector`` is filled; where no sector can be told from
     the samples the scan is not cropped, and only colour is masked.
@@ -37,7 +38,7 @@ def canonicalise(scan: Scan) -> Scan:
         >>> canonicalise(Scan(data, Grid((1, 80, 80)))).grid.origin_px
         (0.0, 20.0, 10.0)
     """
-    scan = oriented(_in_usual_type(scan))
+    scan = oriented(_finite(_in_usual_type(scan)))
     return _masked(_as_grey(_cropped(dataclasses.replace(scan, sector=find_sector(scan)))))
 
 
@@ -58,8 +59,14 @@ def on_screen(scan: Scan) -> Scan:
     return scan.with_data(levels, step=f"{data.dtype} of {low:g} to {high:g} scaled to 0-255")
 
 
+def not_finite(scan: Scan) -> int:
+    """Count the samples of a scan that are no numbers: NaN or infinite."""
+    return int((~scan.data.isfinite()).sum()) if scan.data.is_floating_point() else 0
+
+
 def find_sector(scan: Scan) -> Sector:
     """Find the insonified part of a scan: mask, shape and, in planar scans, fan geometry."""
+    scan = _finite(scan)
     return planar_sector(scan)[0] if scan.grid.is_planar else _solid_sector(scan)
 
 
@@ -76,6 +83,17 @@ def oriented(scan: Scan) -> Scan:
     data = scan.data.permute(0, 1, *(2 + axis for axis in order)).flip([2 + axis for axis in flips])
     return scan.with_data(
         data.contiguous(), grid=_reordered(scan.grid, order, flips), step=f"axes {order} flipped {flips}"
+    )
+
+
+def _finite(scan: Scan) -> Scan:
+    count = not_finite(scan)
+    if not count:
+        return scan
+    known = scan.data[scan.data.isfinite()]
+    low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 0.0)
+    return scan.with_data(
+        scan.data.nan_to_num(low, posinf=high, neginf=low), step=f"{count} samples that are no numbers filled"
     )
 
 

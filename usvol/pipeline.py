@@ -198,6 +198,9 @@ def _scan_flags(scan: Scan) -> Iterator[Flag]:
         yield Flag("unknown_frame_times", "The file does not say when its frames were taken.", Severity.INFO)
     for warning in scan.source.warnings:
         yield Flag("source", warning, Severity.WARNING)
+    if count := canonical.not_finite(scan):
+        message = f"{count:,} of {scan.data.numel():,} samples are no numbers (NaN, infinite): read as black."
+        yield Flag("not_finite", message, Severity.WARNING)
 
 
 def _image_flags(scan: Scan, own: tuple[Flag, ...]) -> Iterator[Flag]:

@@ -270,14 +270,16 @@ def _grey(scan: Scan, frame: int, window: tuple[float, float]) -> np.ndarray:
     samples = np.asarray(scan.data[frame], np.float32)
     flat = samples[0] if len(samples) != 3 else np.tensordot((0.299, 0.587, 0.114), samples, 1)
     low, high = window
-    return np.clip((flat - low) * (255 / (high - low)), 0, 255).astype(np.uint8)
+    return np.clip(np.nan_to_num((flat - low) * (255 / (high - low))), 0, 255).astype(np.uint8)
 
 
 def _window(scan: Scan) -> tuple[float, float]:
     if str(scan.data.dtype) == "torch.uint8":
         return 0.0, 255.0
     some = np.asarray(scan.data[scan.data.shape[0] // 2], np.float32).ravel()
-    low, high = np.percentile(some[:: max(1, some.size // 200_000)], (0.5, 99.5))
+    some = some[np.isfinite(some)]
+    some = some[:: max(1, some.size // 200_000)]
+    low, high = np.percentile(some, (0.5, 99.5)) if some.size else (0.0, 1.0)
     return float(low), float(max(high, low + 1e-6))
 
 
