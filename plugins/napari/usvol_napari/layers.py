@@ -143,15 +143,16 @@ def finding_layers(
     frames: tuple[int, ...] | None = None,
     scan: Scan | None = None,
     beside: Iterable[Finding] = (),
+    frame: int = 0,
 ) -> list[LayerTuple]:
     """Return the layers of one finding: none for curves and scores, which are no part of the picture.
 
     ``frames`` are the file frames that the task saw (``result.source.frame_indices``), None for all as shown.
-    With ``scan`` a plane shows the tissue it cuts. A mesh has the colour of the structure of its name in the
-    label maps ``beside`` it.
+    With ``scan`` a plane shows the tissue it cuts, of its ``frame``. A mesh has the colour of the structure
+    of its name in the label maps ``beside`` it.
     """
     values = {name: value for f in beside if isinstance(f, Labels) for value, name in f.names.items()}
-    layers = list(_layers(finding, _Scene(placement, frames, scan, values)))
+    layers = list(_layers(finding, _Scene(placement, frames, scan, values, frame)))
     for _, options, _ in layers:
         notes = {Key.FINDING: finding, Key.PLACEMENT: placement}
         options["metadata"] = notes | options.get("metadata", {})
@@ -212,13 +213,15 @@ def window(samples: np.ndarray) -> tuple[float, float]:
 class _Scene:
     """What findings are shown in.
 
-    Placement, file frames that the task saw, the scan where it is at hand, label values by structure.
+    Placement, file frames that the task saw, the scan where it is at hand, label values by structure, and
+    the frame of the scan whose tissue planes show.
     """
 
     placement: Placement
     frames: tuple[int, ...] | None
     scan: Scan | None
     values: Mapping[str, int]
+    frame: int = 0
 
     def file_frame(self, position: int) -> int:
         """Return the frame shown for a position in the scan that the task saw."""
@@ -330,7 +333,8 @@ def _(finding: Plane, scene: _Scene) -> Iterator[LayerTuple]:
     points, drawn = to_viewer(corners, placement), _drawn(placement)
     if scan is not None:
         # A textured surface: in 2D, napari would show an oblique image on slices where it does not lie.
-        yield (points, _fan(len(points))), {**drawn, **reslice_options(finding, scan), "name": finding.name,
+        painted = reslice_options(finding, scan, frame=scene.frame)
+        yield (points, _fan(len(points))), {**drawn, **painted, "name": finding.name,
                "shading": "none", "metadata": {Key.ROLE: "reslice"}}, "surface"  # fmt: skip
     yield [points], {**drawn, "name": f"{finding.name} outline", "shape_type": "polygon", "edge_color": _LINE,
                      "edge_width": mark_size(placement) / 4, "face_color": "transparent",
@@ -339,7 +343,7 @@ def _(finding: Plane, scene: _Scene) -> Iterator[LayerTuple]:
 
 def reslice_options(plane: Plane, scan: Scan, *, frame: int = 0) -> dict[str, Any]:
     """Return texture and texture coordinates that paint the tissue a plane cuts onto its cross-section."""
-    cut = reslice(dataclasses.replace(scan, data=scan.data[frame : frame + 1], times_s=None), plane)
+    cut = reslice(at_frame(scan, frame), plane)
     low, high = window(np.asarray(scan.data))
     samples = np.clip((np.asarray(cut.data[0, :, 0], np.float32) - low) / (high - low), 0, 1)
     texture = np.moveaxis(samples if len(samples) == 3 else np.repeat(samples[:1], 3, 0), 0, -1)
@@ -348,6 +352,11 @@ def reslice_options(plane: Plane, scan: Scan, *, frame: int = 0) -> dict[str, An
     rows, columns = ((places + 0.5) / cut.grid.shape[1:]).T
     # Napari counts the rows of a texture from its lower edge.
     return {"texture": texture, "texcoords": np.stack([columns, 1 - rows], 1)}
+
+
+def at_frame(scan: Scan, position: int) -> Scan:
+    """Return one frame of a scan as a scan of its own."""
+    return dataclasses.replace(scan, data=scan.data[position : position + 1], times_s=None)
 
 
 def mark_size(placement: Placement) -> float:

@@ -24,15 +24,19 @@ from usvol.measurement import ruler_spacing_mm
 from usvol.scan import Header, Scan, Vec3
 from usvol_napari.layers import Key
 from usvol_napari.placement import axes_shown, even_step_s, oriented_grid, space_scale, space_translate
+from usvol_napari.widgets.listening import listen
 from usvol_napari.widgets.messages import show_error
-from usvol_napari.widgets.shown import STATED, ShownScan, chosen_layer, header_of, shown_scan
+from usvol_napari.widgets.shown import STATED, ShownScan, chosen_layer, header_of, same_scan, shown_scan
 from usvol_napari.widgets.signals import Signal
 
 _RULER = "ruler: click its two ends"
 
 
 class CalibrationDialog(QDialog):
-    """Stays beside the window while the user clicks; ``stated`` brings the scan as it was before."""
+    """Stays beside the window while the user clicks; ``stated`` brings the scan as it was before.
+
+    What is stated is of the scan that it names: the one selected last, whatever is selected since.
+    """
 
     stated = Signal(object)
 
@@ -40,6 +44,7 @@ class CalibrationDialog(QDialog):
         super().__init__(parent)
         self.viewer = viewer
         self.ruler: Points | None = None
+        self._layer: Layer | None = None
         self.setWindowTitle("State scale and frame rate")
         self.setModal(False)
         self.about = QLabel()
@@ -76,10 +81,15 @@ class CalibrationDialog(QDialog):
         for part in (self.about, ruler, spacing, self.fps_box):
             layout.addWidget(part)
         self.finished.connect(lambda _code: self._drop_ruler())
+        listen(self, self.look, to=(viewer.layers.selection.events.active, viewer.layers.events.removed))
         self.look()
 
-    def look(self) -> None:
+    def look(self, _event: Any = None) -> None:
         """Say what is known of the scan that is meant."""
+        meant = self._meant()
+        if meant is not self._layer:
+            self._layer = meant
+            self._drop_ruler()  # it lies on the scan meant before
         found = self._found()
         self.setEnabled(found is not None)
         if found is None:
@@ -147,13 +157,18 @@ class CalibrationDialog(QDialog):
     def _state(self, facts: Stated) -> None:
         found = self._found()
         if found is not None:
-            state(found[0], facts)
+            for layer in [one for one in self.viewer.layers if _shows(one, found[1])]:
+                state(layer, facts)
             self.viewer.reset_view()
             self.look()
             self.stated.emit(found[1])
 
+    def _meant(self) -> Layer | None:
+        chosen, active = chosen_layer(self.viewer), self.viewer.layers.selection.active
+        return self._layer if self._layer in self.viewer.layers and chosen is not active else chosen
+
     def _found(self) -> tuple[Layer, ShownScan] | None:
-        layer = chosen_layer(self.viewer)
+        layer = self._layer
         shown = shown_scan(layer) if layer is not None else None
         return None if layer is None or shown is None else (layer, shown)
 
@@ -192,6 +207,12 @@ def state(layer: Layer, facts: Stated) -> None:
     layer.scale = np.array((*((placement.time_step,) if time else ()), *space_scale(placement)))
     layer.translate = (*((0.0,) if time else ()), *space_translate(placement))
     layer.units = placement.units
+
+
+def _shows(layer: Layer, shown: ShownScan) -> bool:
+    """Tell whether a layer shows a scan, or one channel of it."""
+    own = shown_scan(layer)
+    return own is not None and same_scan(own, shown)
 
 
 def _stated(known: Any, facts: Stated) -> Scan | Header:

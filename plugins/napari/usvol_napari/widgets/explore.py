@@ -16,7 +16,7 @@ from usvol.planes import middle_plane
 from usvol.resampling import reslice
 from usvol.result import Plane
 from usvol.scan import Scan, Selection
-from usvol_napari.layers import Key, finding_layers, window
+from usvol_napari.layers import Key, at_frame, finding_layers, window
 from usvol_napari.placement import space_scale, space_translate, to_shown
 from usvol_napari.widgets.background import Job
 from usvol_napari.widgets.calibration import CalibrationDialog
@@ -25,7 +25,14 @@ from usvol_napari.widgets.messages import show_error
 from usvol_napari.widgets.orthogonal_views import OrthogonalViews
 from usvol_napari.widgets.plane_sliders import PlaneSliders
 from usvol_napari.widgets.session import session_of
-from usvol_napari.widgets.shown import ShownScan, chosen_layer, of_scan, same_scan, shown_scan
+from usvol_napari.widgets.shown import (
+    ShownScan,
+    chosen_layer,
+    frame_at,
+    of_scan,
+    same_scan,
+    shown_scan,
+)
 from usvol_napari.widgets.slice_view import SliceView
 from usvol_napari.widgets.timers import single_shot
 
@@ -41,7 +48,8 @@ class Explore(QWidget):
         super().__init__(parent)
         self.viewer, self.session = viewer, session_of(viewer)
         self.dialog: CalibrationDialog | None = None
-        self._scan: Scan | None = None
+        self._cut: tuple[ShownScan, Layer, Scan] | None = None  # what the oblique plane cuts
+        self._frame = 0
         self._plane_layers: list[Layer] = []
         self._sector_layer: Layer | None = None
         self.job = Job(self)
@@ -52,6 +60,7 @@ class Explore(QWidget):
         self._build()
         listen(self, self._look, to=(viewer.layers.selection.events.active, viewer.layers.events.inserted))
         listen(self, self._forget, to=(viewer.layers.events.removed,))
+        listen(self, self._follow_time, to=(viewer.dims.events.point,))
         self.destroyed.connect(self.job.cancel)
         self._look()
 
@@ -93,6 +102,10 @@ class Explore(QWidget):
 
     def _look(self, _event: Any = None) -> None:
         shown = self._shown()
+        active = self.viewer.layers.selection.active
+        own = shown_scan(active) if active is not None else None
+        if self._cut is not None and own is not None and not same_scan(own, self._cut[0]):
+            self.plane_box.setChecked(False)  # it cuts another
         solid = shown is not None and not shown.placement.grid.is_planar
         self.slices_box.setVisible(solid)
         self.plane_box.setVisible(solid)
@@ -101,8 +114,13 @@ class Explore(QWidget):
             part.setEnabled(shown is not None)
 
     def _shown(self) -> ShownScan | None:
+        found = self._found()
+        return found[0] if found else None
+
+    def _found(self) -> tuple[ShownScan, Layer] | None:
         layer = chosen_layer(self.viewer)
-        return shown_scan(layer) if layer is not None else None
+        shown = shown_scan(layer) if layer is not None else None
+        return None if shown is None or layer is None else (shown, layer)
 
     def _turn(self) -> None:
         self.viewer.dims.ndisplay = 2 if self.viewer.dims.ndisplay == 3 else 3
@@ -118,13 +136,15 @@ class Explore(QWidget):
         self.sector_box.setChecked(False)
 
     def _toggle_plane(self, on: bool) -> None:
-        shown = self._shown()
+        found, self._cut = self._found(), None
         self._remove_plane()
-        if on and shown is not None and not shown.placement.grid.is_planar:
-            self._in_background(lambda: shown.memory or shown.read(), self._begin_plane)
+        if on and found is not None and not found[0].placement.grid.is_planar:
+            shown = found[0]
+            self._in_background(lambda: (*found, shown.memory or shown.read()), self._begin_plane)
 
-    def _begin_plane(self, scan: Scan) -> None:
-        self._scan = scan
+    def _begin_plane(self, cut: tuple[ShownScan, Layer, Scan]) -> None:
+        self._cut = cut
+        scan = cut[2]
         reach = float(np.linalg.norm(np.multiply(scan.grid.shape, scan.grid.step))) / 2
         self.sliders.set_start(
             middle_plane(scan.grid, name=_PLANE), reach=reach, unit="mm" if scan.grid.is_calibrated else "px"
@@ -133,10 +153,12 @@ class Explore(QWidget):
 
     def _draw_plane(self) -> None:
         """Draw the plane into the volume, and its picture beside."""
-        plane, shown = self.sliders.plane, self._shown()
-        if plane is None or self._scan is None or shown is None or not self.plane_box.isChecked():
+        plane = self.sliders.plane
+        if plane is None or self._cut is None or not self.plane_box.isChecked():
             return
-        drawn = finding_layers(plane, shown.placement, scan=self._scan)
+        shown, layer, scan = self._cut
+        self._frame = frame_at(self.viewer, layer, shown.placement)
+        drawn = finding_layers(plane, shown.placement, scan=scan, frame=self._frame)
         active = self.viewer.layers.selection.active
         self._remove_plane()
         if not drawn:
@@ -144,12 +166,17 @@ class Explore(QWidget):
             return
         self._plane_layers = [self.viewer.add_layer(Layer.create(*layer)) for layer in drawn]
         self.viewer.layers.selection.active = active
-        self._show_picture(plane)
+        self._show_picture(plane, scan)
 
-    def _show_picture(self, plane: Plane) -> None:
-        assert self._scan is not None
-        cut = reslice(self._scan, plane)
-        low, high = window(np.asarray(self._scan.data))
+    def _follow_time(self, _event: Any = None) -> None:
+        if self._cut is not None:
+            shown, layer, _ = self._cut
+            if frame_at(self.viewer, layer, shown.placement) != self._frame:
+                self._timer.start()
+
+    def _show_picture(self, plane: Plane, scan: Scan) -> None:
+        cut = reslice(at_frame(scan, self._frame), plane)
+        low, high = window(np.asarray(scan.data))
         samples = np.clip((np.asarray(cut.data[0, :, 0], np.float32) - low) / (high - low), 0, 1)
         colours = samples if len(samples) == 3 else np.repeat(samples[:1], 3, 0)
         self.picture.show_slice(np.moveaxis(colours * 255, 0, -1), step=cut.grid.step[1:])

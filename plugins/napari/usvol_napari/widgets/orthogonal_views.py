@@ -89,13 +89,8 @@ class OrthogonalViews(QWidget):
             pixels = np.repeat(((samples - low) * (255.0 / max(high - low, 1e-12)))[..., None], 3, -1)
         pixels = pixels.clip(0, 255)
         for labels in self.viewer.layers:
-            same = (
-                isinstance(labels, Labels)
-                and labels.visible
-                and labels.data.shape[-3:] == layer.data.shape[-3:]
-            )
-            if same:
-                _paint(pixels, np.asarray(labels.data[_cut(index[-labels.ndim :], across)]), labels)
+            if isinstance(labels, Labels) and labels.visible and _fits(labels, layer):
+                _paint(pixels, np.asarray(labels.data[_cut(self._index(labels), across)]), labels)
         return pixels.astype(np.uint8)
 
     def _go(self, axes: tuple[int, int, int], row: float, column: float) -> None:
@@ -108,6 +103,14 @@ class OrthogonalViews(QWidget):
         point = layer.data_to_world(index)
         first = self.viewer.dims.ndim - layer.ndim
         self.viewer.dims.set_point(range(first, self.viewer.dims.ndim), point)
+
+
+def _fits(labels: Labels, layer: Image) -> bool:
+    """Tell whether labels lie voxel on voxel over a volume."""
+    return labels.data.shape[-3:] == layer.data.shape[: layer.ndim][-3:] and all(
+        np.allclose(one[-3:], other[-3:])
+        for one, other in ((labels.scale, layer.scale), (labels.translate, layer.translate))
+    )
 
 
 def _cut(index: np.ndarray, across: int) -> tuple[Any, ...]:

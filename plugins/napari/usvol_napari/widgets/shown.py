@@ -121,3 +121,11 @@ def chosen_layer(viewer: Any) -> Layer | None:
 def header_of(layer: Layer) -> Header | None:
     """Return the header of a scan that is decoded when looked at, or None."""
     return layer.metadata.get(Key.HEADER)
+
+
+def frame_at(viewer: Any, layer: Layer, placement: Placement) -> int:
+    """Return which of the frames that a layer of a scan shows the viewer is at; 0 without a time axis."""
+    if not placement.has_time:
+        return 0
+    place = layer.world_to_data(viewer.dims.point[-layer.ndim :])[0]
+    return int(np.clip(round(float(place)), 0, placement.frames - 1))

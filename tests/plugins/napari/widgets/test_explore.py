@@ -110,6 +110,100 @@ def test_two_clicks_on_a_ruler_turn_pixels_into_millimetres(widget, viewer, show
     assert shown_scan(layer).source.stated_fps == shown_scan(layer).memory.source.stated_fps == 40
 
 
+def test_what_a_dialog_states_is_of_the_scan_it_names(widget, viewer, show, clip):
+    lower, upper = show(unscaled(clip)), show(unscaled(clip))
+    viewer.layers.selection.active = lower
+    dialog = widget.open_calibration()
+    dialog.begin_ruler()  # its own layer becomes the active one
+    dialog.ruler.data = np.array([[10.0, 5.0], [40.0, 45.0]])
+    dialog.length.setValue(10.0)
+    dialog.ruler_button.click()
+    assert shown_scan(lower).memory.grid.spacing_mm == pytest.approx((0.2, 0.2, 0.2))
+    assert not shown_scan(upper).memory.grid.is_calibrated
+    assert "stated by user" in dialog.about.text()
+    dialog.begin_ruler()
+    viewer.layers.selection.active = upper
+    assert dialog.ruler is None, "it lies on the other scan"
+    assert "absent" in dialog.about.text()
+    viewer.layers.remove(lower)
+    viewer.layers.remove(upper)
+    assert not dialog.isEnabled()
+
+
+def test_a_scale_is_that_of_every_channel(widget, viewer, show, solid):
+    scan = Scan(torch.cat([solid.data, solid.data // 2], 1), Grid(solid.grid.shape))
+    show(scan)
+    dialog = widget.open_calibration()
+    for box in dialog.spacing.values():
+        box.setValue(0.5)
+    dialog.spacing_button.click()
+    assert [tuple(layer.scale) for layer in viewer.layers] == [pytest.approx((0.5,) * 3)] * 2
+    assert all(shown_scan(layer).memory.grid.is_calibrated for layer in viewer.layers)
+
+
+def test_an_oblique_plane_shows_the_frame_that_is_looked_at(widget, viewer, show, qtbot):
+    data = torch.arange(10, 250, 60, dtype=torch.uint8)[:, None, None, None, None].expand(4, 1, 16, 20, 24)
+    show(Scan(data.clone(), Grid((16, 20, 24), (1.0, 1.0, 1.0)), times_s=(0.0, 0.1, 0.2, 0.3)))
+
+    def levels() -> tuple[int, ...]:
+        drawn = [one for one in viewer.layers if isinstance(one, Surface)]
+        picture = widget.picture._image.pixelColor(5, 5).red() if drawn else -1
+        return (picture, *(round(float(np.asarray(one.texture).max()) * 255) for one in drawn))
+
+    viewer.dims.set_point(0, 0.3)
+    widget.plane_box.setChecked(True)
+    qtbot.waitUntil(lambda: levels() == (190, 190), timeout=WAIT_MS)
+    viewer.dims.set_point(0, 0.1)
+    qtbot.waitUntil(lambda: levels() == (70, 70), timeout=WAIT_MS)
+
+
+def test_an_oblique_plane_of_one_volume_is_not_drawn_into_another(widget, viewer, show, solid, qtbot):
+    first = show(solid)
+    other = show(Scan(torch.full((1, 1, 40, 30, 20), 99, dtype=torch.uint8), Grid((40, 30, 20))))
+    viewer.layers.selection.active = first
+    widget.plane_box.setChecked(True)
+    qtbot.waitUntil(lambda: any(isinstance(one, Surface) for one in viewer.layers), timeout=WAIT_MS)
+    viewer.layers.selection.active = other
+    assert not widget.plane_box.isChecked()
+    assert list(viewer.layers) == [first, other]
+
+
+def test_slices_show_the_labels_that_lie_there_and_no_others(widget, viewer, show, solid):
+    layer = show(solid)
+    places = {"scale": layer.scale, "units": layer.units, "axis_labels": layer.axis_labels}
+    far = viewer.add_labels(np.ones((16, 20, 24), np.uint8), translate=layer.translate + 500, **places)
+    clip = viewer.add_labels(
+        np.ones((2, 16, 20, 24), np.uint8), scale=(1, *layer.scale), translate=(0, *layer.translate)
+    )
+    viewer.layers.selection.active = layer
+    widget.resize(400, 700)
+    widget.show()
+    viewer.dims.set_point([1, 2, 3], [12.0, 9.0, 4.0])
+
+    def colour() -> tuple[int, ...]:
+        widget.views.draw()
+        return next(iter(widget.views.views.values()))._image.pixelColor(0, 0).getRgb()[:3]
+
+    tissue = (int(solid.data[0, 0, 6, 0, 0]),) * 3
+    assert colour() != tissue, "of a clip, at its frame"
+    clip.visible = False
+    assert far.visible and colour() == tissue, "of another place"
+
+
+def test_slices_of_a_volume_in_colour_have_labels_too(widget, viewer, show, solid):
+    layer = show(Scan(torch.cat([solid.data, solid.data // 2, solid.data // 3], 1), solid.grid))
+    assert layer.rgb
+    widget.resize(400, 700)
+    widget.show()
+    widget.views.draw()
+    view = next(iter(widget.views.views.values()))
+    before = view._image.pixelColor(0, 0).getRgb()
+    viewer.add_labels(np.ones((16, 20, 24), np.uint8), scale=layer.scale, translate=layer.translate)
+    viewer.layers.selection.active = layer
+    widget.views.draw()
+    assert view._image.pixelColor(0, 0).getRgb() != before
+
+
 def test_a_typed_spacing_lets_the_same_file_be_measured(widget, viewer, analysed, guided, solid, qtbot):
     session = analysed(guided, unscaled(solid))
     assert [flag.code for flag in session.result.flags].count("not_measured") == 1
