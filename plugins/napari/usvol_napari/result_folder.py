@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import TypeVar
 
+from usvol.batch.item import Stated
 from usvol.errors import EmptyFileError, ReadError
 from usvol.frame_access import Frames, open_frames
 from usvol.loading import load
@@ -17,6 +17,7 @@ from usvol.writing import RESULT_FILE
 from usvol_napari.frame_layers import lazy_layers
 from usvol_napari.layers import Key, result_layers, scan_layers
 from usvol_napari.placement import Placement, oriented_grid
+from usvol_napari.widgets.shown import STATED
 
 LayerTuples = list[tuple]
 _ITEMS = "items"
@@ -76,33 +77,34 @@ def _scan_layers(result: Result, folder: Path) -> tuple[LayerTuples, Scan | Plac
         said.append(f"{path.name} has changed since the result was made: they may not fit.")
     frames = open_frames(path)
     if frames is not None:
-        header = dataclasses.replace(frames.header, grid=_as_stated(frames.header.grid, result))
-        header = _timed(header, result)
-        layers = lazy_layers(Frames(header, frames.read))
-        return layers, layers[0][1]["metadata"][Key.PLACEMENT], said
-    scan = load(path)
-    grid = _as_stated(scan.grid, result)
-    if grid is not scan.grid:
-        source = dataclasses.replace(scan.source, calibration=result.source.calibration)
-        scan = dataclasses.replace(scan, grid=grid, source=source)
-    scan = _timed(scan, result)
-    return scan_layers(scan), scan, said
+        facts = stated_for(result, frames.header.grid)
+        layers = lazy_layers(Frames(_as_stated(frames.header, facts), frames.read))
+        shown: Scan | Placement = layers[0][1]["metadata"][Key.PLACEMENT]
+    else:
+        scan = load(path)
+        facts = stated_for(result, scan.grid)
+        shown = _as_stated(scan, facts)
+        layers = scan_layers(shown)
+    for _, options, _ in layers:
+        options["metadata"][STATED] = facts  # whoever reads the file again needs it
+    return layers, shown, said
 
 
-def _as_stated(grid: Grid, result: Result) -> Grid:
-    """Return the grid of a scan with the spacing that the user had stated for the result, if so."""
-    stated = result.grid.spacing_mm
-    if result.source.calibration.trust is not Trust.STATED or stated is None:
-        return grid
+def stated_for(result: Result, grid: Grid) -> Stated:
+    """Return what the user had stated of a scan for a result; its spacing for the samples of ``grid``."""
+    spacing_mm = result.grid.spacing_mm
+    if result.source.calibration.trust is not Trust.STATED or spacing_mm is None:
+        return Stated(fps=result.source.stated_fps)
     ratio = [seen / read for seen, read in zip(result.grid.shape, grid.shape, strict=True)]
-    z, y, x = (step * factor for step, factor in zip(stated, ratio, strict=True))
-    return grid.with_spacing((y if grid.is_planar else z, y, x))
+    z, y, x = (step * factor for step, factor in zip(spacing_mm, ratio, strict=True))
+    return Stated((y if grid.is_planar else z, y, x), result.source.stated_fps)
 
 
-def _timed(cine: _Cine, result: Result) -> _Cine:
-    """Return a scan or header with the frame rate that the user had stated for the result, if so."""
-    fps = result.source.stated_fps
-    return cine if fps is None else cine.with_fps(fps)
+def _as_stated(cine: _Cine, facts: Stated) -> _Cine:
+    """Return a scan or header with what was stated of it."""
+    if facts.spacing_mm is not None:
+        cine = cine.with_spacing(facts.spacing_mm)
+    return cine if facts.fps is None else cine.with_fps(facts.fps)
 
 
 def _alone(result: Result) -> Placement:

@@ -25,6 +25,7 @@ from usvol_napari.edits import labels_shown, line_shown
 from usvol_napari.layers import Key, LayerTuple, place_of
 from usvol_napari.painting import painted_labels
 from usvol_napari.placement import Placement
+from usvol_napari.result_folder import stated_for
 from usvol_napari.widgets.built_tasks import built_task
 from usvol_napari.widgets.shown import STATED
 
@@ -165,13 +166,10 @@ def _scan_of(result: Result | None, layers: Sequence[LayerTuple]) -> Scan | None
             selection = built_task(result.task, settings=result.provenance.get("config") or {}).selection
         scan = loading.load(source.path, selection=selection)
         facts = next((n[STATED] for n in notes if STATED in n and n[Key.SOURCE].path == source.path), None)
-        if facts is not None:
-            return facts.apply(scan, loading.probe(source.path))
-        if result is None or result.grid == scan.grid or result.grid.shape != scan.grid.shape:
-            return scan
-        # Its spacing was stated.
-        known = dataclasses.replace(scan.source, calibration=result.source.calibration)
-        return dataclasses.replace(scan, grid=result.grid, source=known)
+        header = loading.probe(source.path)
+        if facts is None and result is not None:
+            facts = stated_for(result, header.grid)
+        return scan if facts is None else facts.apply(scan, header)
     mine = [n for n in notes if result is None or n.get(Key.RESULT) is result or _has_path(n, source)]
     return next((n[Key.SCAN] for n in mine if n.get(Key.SCAN) is not None), None)
 

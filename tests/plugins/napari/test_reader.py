@@ -6,6 +6,7 @@ import numpy as np
 import pydicom
 import pytest
 import torch
+from napari.layers import Image
 from napari.utils.notifications import notification_manager
 from pydicom.dataset import FileDataset, FileMetaDataset
 
@@ -21,6 +22,7 @@ from usvol.scan import Grid, Scan
 from usvol_napari import reader
 from usvol_napari.frame_layers import lazy_layers
 from usvol_napari.layers import Key
+from usvol_napari.widgets.shown import shown_scan
 
 GRID = Grid((6, 20, 16), (1.0, 0.5, 0.5), (3.0, 4.0, 5.0))
 
@@ -218,6 +220,9 @@ def test_a_stated_spacing_comes_back_with_the_result(tmp_path, said):
     ((_, options, _),) = reader.read_layers(str(item))
     assert options["scale"] == (1.0, 0.5, 0.5)
     assert options["units"] == ("mm",) * 3
+    again = shown_scan(Image(np.zeros(GRID.shape), metadata=options["metadata"]))
+    assert again is not None
+    assert again.read().grid == scan.grid, "as a task that is run again reads it"
 
 
 def test_a_stated_frame_rate_comes_back_with_the_result(clip, tmp_path, said):
@@ -225,6 +230,9 @@ def test_a_stated_frame_rate_comes_back_with_the_result(clip, tmp_path, said):
     item = writing.write(Result("toy", scan.grid, scan.source, (), ()), tmp_path / "item")
     ((_, options, _),) = reader.read_layers(str(item))
     assert options["scale"][0] == pytest.approx(1 / 50)
+    again = shown_scan(Image(np.zeros((2, 8, 8)), metadata=options["metadata"]))
+    assert again is not None
+    assert again.read().times_s == scan.times_s
 
 
 def test_notifications_are_naparis_own(clip):

@@ -203,3 +203,12 @@ def test_a_stated_spacing_is_not_scaled_twice_where_frames_were_shrunk(tmp_path,
     again = writer._scan_of(Result("toy", scan.grid, scan.source, (), ()), [])
     assert again is not None
     assert again.grid == scan.grid and again.calibration == scan.calibration
+
+
+def test_what_was_stated_is_known_without_the_layer_of_the_scan(tmp_path, monkeypatch):
+    monkeypatch.setattr(writer, "built_task", lambda *_args, **_options: Toy())
+    path = write_video(tmp_path / "clip.avi", np.full((4, 60, 80), 90, np.uint8), fps=10)
+    scan = load(path).with_spacing((0.2, 0.2, 0.2)).with_fps(50)
+    again = writer._scan_of(Result("toy", scan.grid, scan.source, (), ()), [])
+    assert again is not None
+    assert (again.grid, again.times_s, again.calibration) == (scan.grid, scan.times_s, scan.calibration)
