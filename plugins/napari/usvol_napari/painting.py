@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,18 +13,21 @@ from napari.utils.transforms import Affine
 from usvol.encoding import slug
 from usvol.errors import ConfigError
 from usvol.result import Labels
-from usvol.scan import Grid
+from usvol.scan import Grid, vec3
+from usvol_napari.placement import Placement, to_world
 
 _MM = {"mm": 1.0, "millimeter": 1.0, "cm": 10.0, "centimeter": 10.0, "um": 1e-3, "micrometer": 1e-3}
 _SECONDS = {"s": 1.0, "second": 1.0, "ms": 1e-3, "millisecond": 1e-3}
 _MOST = 255
 
 
-def painted_labels(data: np.ndarray, options: Mapping[str, Any]) -> tuple[Labels, list[float] | None]:
+def painted_labels(
+    data: np.ndarray, options: Mapping[str, Any], *, over: Placement | None = None
+) -> tuple[Labels, list[float] | None]:
     """Return the label map of a layer, and the times (s) of its frames where they are known.
 
-    The first axis counts frames where its unit is a time, its name ``t``, or it is the fourth. Without a unit
-    of length the labels have no scale.
+    They lie in the world of the scan that they are painted ``over``. The first axis counts frames where its
+    unit is a time, its name ``t``, or it is the fourth. Without a unit of length the labels have no scale.
 
     Raises:
         ConfigError: the layer is sheared, or holds values that a label map does not.
@@ -40,6 +44,7 @@ def painted_labels(data: np.ndarray, options: Mapping[str, Any]) -> tuple[Labels
     linear, offset = _lies(options, count, space, name)
     shape = (*(1,) * (3 - space), *data.shape[-space:])
     grid = _grid((shape[0], shape[1], shape[2]), linear, offset, units[-space:])
+    grid = grid if over is None else _in_world(grid, over)
     samples = torch.from_numpy(np.ascontiguousarray(data.reshape(-1, *shape).astype(np.uint8)))
     names = {value: f"label {value}" for value in values.tolist() if value}
     step_s = abs(float(options.get("scale", (1.0,))[0])) * _SECONDS.get(units[0], 0.0) if timed else 0.0
@@ -86,3 +91,14 @@ def _grid(shape: tuple[int, int, int], linear: np.ndarray, offset: np.ndarray, u
     away = (unit_mm * float(place) for place in (0.0, *offset)[-3:])
     origin = (next(away), next(away), next(away))
     return Grid(shape, (z, y, x), origin, turned)
+
+
+def _in_world(grid: Grid, over: Placement) -> Grid:
+    """Return a grid in the viewer's coordinates as one in the world of a scan, which the viewer turns."""
+    turned = [vec3(row) for row in over.tilt @ np.asarray(grid.direction)]
+    direction = (turned[0], turned[1], turned[2])
+    if not grid.is_calibrated:
+        return dataclasses.replace(grid, direction=direction, frame=over.grid.frame)
+    count = len(over.space_axes)
+    origin = vec3(to_world(np.asarray(grid.origin)[None, -count:], over)[0])
+    return dataclasses.replace(grid, direction=direction, origin_mm=origin, frame=over.grid.frame)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import napari
 import numpy as np
 
 from usvol import loading, pipeline, writing
@@ -27,7 +28,7 @@ from usvol_napari.painting import painted_labels
 from usvol_napari.placement import Placement
 from usvol_napari.result_folder import stated_for
 from usvol_napari.widgets.built_tasks import built_task
-from usvol_napari.widgets.shown import STATED
+from usvol_napari.widgets.shown import STATED, shown_scan
 
 
 def write_labels(path: str, *layer: Any) -> list[str]:
@@ -42,7 +43,7 @@ def write_labels(path: str, *layer: Any) -> list[str]:
     data, meta = layer
     notes = meta.get("metadata", {})
     if Key.FINDING not in notes:
-        painted, times = painted_labels(np.asarray(data), meta)
+        painted, times = painted_labels(np.asarray(data), meta, over=_painted_over())
         return [str(export_labels(painted, path, times_s=times))]
     labels = labels_shown(np.asarray(data), notes)
     source: Source = notes[Key.SOURCE] if Key.SOURCE in notes else Source()
@@ -115,6 +116,26 @@ def corrected(layers: Sequence[LayerTuple]) -> Result:
     if scan is None:
         raise ConfigError("The scan that was corrected is not here, so nothing can be measured. Open it too.")
     return pipeline.remeasure(task, result, findings=findings, scan=scan)
+
+
+def _painted_over() -> Placement | None:
+    """Return how the scans of the viewer are shown; None if there are none.
+
+    Raises:
+        ConfigError: they lie differently in the world, so that a place in the viewer is one in none of them.
+    """
+    viewer = napari.current_viewer()
+    shown = [scan for layer in (viewer.layers if viewer else ()) if (scan := shown_scan(layer)) is not None]
+    placements = [scan.placement for scan in shown]
+    if not placements:
+        return None
+    first = placements[0]
+    if any(p.grid.frame != first.grid.frame or not np.allclose(p.tilt, first.tilt) for p in placements):
+        raise ConfigError(
+            "The scans that are open lie at different angles: nobody can tell which of them these labels are "
+            "of. Close the others, and save again."
+        )
+    return first
 
 
 def _edited(data: Any, notes: dict[str, Any], kind: str) -> Finding | None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from napari.layers import Labels as LabelsLayer
+from napari.layers import Layer
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
@@ -20,7 +21,7 @@ from usvol.formats.video_writing import write_video
 from usvol.measurement import volume_ml
 from usvol.result import Labels, Line, Measurement, Result
 from usvol.result_reading import read_result
-from usvol.scan import Frame, Grid, Selection
+from usvol.scan import Frame, Grid, Scan, Selection
 from usvol_napari import writer
 from usvol_napari.layers import result_layers, scan_layers
 from usvol_napari.reader import read_layers
@@ -111,6 +112,27 @@ def test_the_first_axis_of_painted_labels_may_be_time(painted):
     assert back.times_s == pytest.approx((0.0, 0.04, 0.08))
     back = painted(data, axis_labels=("t", "y", "x"))
     assert (back.data.shape[0], back.grid.is_calibrated, back.times_s) == (3, False, None)
+
+
+def test_labels_painted_over_a_tilted_scan_lie_on_its_tissue(painted, viewer):
+    def tilted(degrees: float) -> Scan:
+        direction = Rotation.from_euler("zyx", (degrees, -20, 10), degrees=True).as_matrix()
+        rows = tuple(tuple(float(v) for v in row) for row in direction)
+        grid = Grid((8, 9, 10), (1.0, 0.5, 0.7), (30.0, 4.0, 5.0), rows, Frame.PATIENT_LPS)
+        return Scan(torch.randint(0, 255, (1, 1, 8, 9, 10), dtype=torch.uint8), grid)
+
+    scan = tilted(25)
+    shown = viewer.add_layer(Layer.create(*scan_layers(scan)[0]))
+    data = np.zeros(shown.data.shape, int)
+    data[1, 2, 3] = 1
+    own = {"scale": shown.scale, "translate": shown.translate, "units": shown.units}
+    back = painted(data, **own)
+    assert back.grid.frame == Frame.PATIENT_LPS
+    np.testing.assert_allclose(back.grid.affine, scan.grid.affine, atol=1e-4)
+    assert back.data[0, 0, 1, 2, 3]
+    viewer.add_layer(Layer.create(*scan_layers(tilted(40))[0]))
+    with pytest.raises(ConfigError, match="different angles"):
+        painted(data, **own)
 
 
 def test_painted_labels_that_no_file_holds_are_refused(painted):
