@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -39,7 +40,7 @@ class RunOptions:
         typer.Option("--spacing", help="State the scale of all inputs in mm: z,y,x or y,x or one."),
     ] = None
     fps: Annotated[
-        float | None, typer.Option("--fps", min=1e-3, help="State the frame rate of all cines.")
+        float | None, typer.Option("--fps", min=1e-3, max=1e6, help="State the frame rate of all cines.")
     ] = None
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, max=64, help="Items in work at a time.")
@@ -81,6 +82,8 @@ def _plan(options: RunOptions) -> Plan:
 
     if options.resume and options.overwrite:
         raise ConfigError("--resume and --overwrite exclude each other.")
+    if options.fps is not None and math.isnan(options.fps):
+        raise ConfigError("--fps takes frames per second, such as 25.")
     replaced = Existing.OVERWRITE if options.overwrite else Existing.REFUSE
     return Plan(
         task=options.task,

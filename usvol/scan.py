@@ -354,14 +354,16 @@ class Selection:
         max_frames: decode at most this many, spread evenly over what ``fps`` leaves; None for all.
         fps: thin the cine to about this rate where frame times are known; None to keep every frame.
         max_side_px: scale frames down while decoding so that the longer side is at most this.
+        stated_fps: rate of the file's frames as the user states it: counts in place of their times.
     """
 
     max_frames: int | None = None
     fps: float | None = None
     max_side_px: int | None = None
+    stated_fps: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("max_frames", "fps", "max_side_px"):
+        for name in ("max_frames", "fps", "max_side_px", "stated_fps"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be positive, got {value}")

@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import itertools
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from usvol.errors import ConfigError, ReadError
 from usvol.formats.metaimage import write_image
 from usvol.formats.nifti import write_nifti
 from usvol.formats.video_writing import write_gif, write_video
-from usvol.scan import Grid
+from usvol.scan import Grid, Selection
 from usvol.supervision import supervised
 
 TOYBOX = Path(__file__).parents[1] / "toybox"
@@ -211,6 +212,92 @@ def test_resume_keeps_one_series_of_a_folder_and_redoes_the_other(tmp_path, slic
     assert {o.id for o in again} == {o.id for o in outcomes}
     results = sorted(path.name for path in (tmp_path / "out" / "items").iterdir())
     assert results == sorted(o.id for o in outcomes)
+
+
+def test_resume_does_not_give_one_file_the_numbers_of_another(tmp_path):
+    """Volumes of one shape unpacked together have one size and one time, and often one name."""
+    volume = np.random.default_rng(0).integers(20, 60, (12, 16, 20)).astype(np.uint8)
+    folders = [tmp_path / name / "scan" for name in "AB"]
+    for number, folder in enumerate(folders):
+        folder.mkdir(parents=True)
+        volume[2:4, 5:7, 5 : 7 + 4 * number] = 255
+        write_nifti(folder / "vol.nii", volume, grid=Grid((12, 16, 20), (2.0, 1.0, 1.0)))
+        os.utime(folder / "vol.nii", (1_700_000_000, 1_700_000_000))
+    one, other = folders
+    out = tmp_path / "out"
+    study(one, out=out)
+    before = table(out)
+    summary, _ = study(other, out=out, existing=Existing.RESUME)
+    assert (summary.resumed, summary.computed) == (0, 1)
+    assert table(out)[0] != before[0]
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    other.rename(moved / "scan")
+    summary, _ = study(moved / "scan", out=out, existing=Existing.RESUME)
+    assert (summary.resumed, summary.computed) == (1, 0), "an archive that was moved has the same bytes"
+
+
+def test_two_runs_do_not_work_in_one_folder(inputs):
+    study(inputs)
+    seen = []
+
+    def second(_outcome) -> None:
+        for existing in (Existing.RESUME, Existing.OVERWRITE, Existing.REFUSE):
+            with pytest.raises(ConfigError, match="Another run is at work"):
+                study(inputs, existing=existing)
+        seen.append(True)
+
+    plan = Plan(
+        task="bright",
+        inputs=(str(inputs),),
+        out=inputs.parent / "out",
+        device="cpu",
+        existing=Existing.OVERWRITE,
+    )
+    summary = run_study(plan, on_start=lambda _count: None, on_outcome=second)
+    assert seen and summary.counts[Status.DONE] == 4
+    study(inputs, existing=Existing.RESUME)
+
+
+def test_records_of_failures_go_with_their_reason(inputs):
+    study(inputs)
+    (record,) = (inputs.parent / "out" / "quarantine").iterdir()
+    (inputs / "torn.mp4").unlink()
+    study(inputs, existing=Existing.RESUME)
+    assert not record.exists(), "it is no input any more"
+
+
+def test_a_failure_that_became_a_skip_leaves_no_record(inputs):
+    study(inputs)
+    (record,) = (inputs.parent / "out" / "quarantine").iterdir()
+    (inputs / "torn.mp4").write_bytes((inputs / "still.png").read_bytes())
+    _, outcomes = study(inputs, existing=Existing.RESUME)
+    assert [o.status for o in outcomes].count(Status.SKIPPED) == 2
+    assert not record.exists()
+
+
+def test_overwrite_follows_no_link(inputs):
+    out = inputs.parent / "out"
+    study(inputs)
+    (out / "items").rename(inputs.parent / "big")
+    (out / "items").symlink_to(inputs.parent / "big")
+    study(inputs, existing=Existing.OVERWRITE)
+    assert not (out / "items").is_symlink()
+    assert any((inputs.parent / "big").iterdir()), "what it led to is not ours to delete"
+
+
+def test_a_stated_rate_rules_which_frames_are_seen(tmp_path):
+    frames = np.random.default_rng(0).integers(20, 60, (60, 40, 48)).astype(np.uint8)
+    frames[:, 10:20, 10:30] = 200
+    paths = [write_video(tmp_path / f"{fps}.avi", frames, fps=fps) for fps in (20, 200)]
+    chosen = []
+    for path, stated in zip(paths, (Stated(), Stated(fps=20)), strict=True):
+        scan = stated.load(path, Selection(fps=5))
+        chosen.append((scan.source.frame_indices, scan.times_s))
+    assert len(chosen[0][0]) == 15
+    assert chosen[0][0] == chosen[1][0]
+    assert chosen[0][1] == pytest.approx(chosen[1][1])
+    assert len(Stated().load(paths[1], Selection(fps=5)).source.frame_indices) == 2
 
 
 def test_an_input_that_breaks_later_does_not_keep_its_old_result(inputs):

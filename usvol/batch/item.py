@@ -6,11 +6,12 @@ import dataclasses
 import hashlib
 import json
 import logging
+import os
 import shutil
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from usvol.batch.outcome import Outcome, Status, row_of
 from usvol.encoding import jsonable
 from usvol.errors import CancelledError, KindError, UsvolError
 from usvol.loading import printable
-from usvol.scan import Header, Kind, Scan, Vec3
+from usvol.scan import Header, Kind, Scan, Selection, Vec3
 from usvol.task import Task
 
 log = logging.getLogger("usvol")
@@ -34,6 +35,17 @@ class Stated:
 
     spacing_mm: Vec3 | None = None
     fps: float | None = None
+
+    def load(self, path: Path, selection: Selection | None = None) -> Scan:
+        """Load a scan with what was stated: a frame rate rules which frames of the file are chosen as well.
+
+        Raises:
+            ReadError: it cannot be read.
+        """
+        if self == Stated():
+            return loading.load(path, selection=selection)
+        known = dataclasses.replace(selection or Selection(), stated_fps=self.fps)
+        return self.apply(loading.load(path, selection=known), loading.probe(path))
 
     def apply(self, scan: Scan, header: Header) -> Scan:
         """Return the scan with what was stated; spacing is scaled where frames were shrunk in decoding."""
@@ -70,6 +82,8 @@ def process(task: Task, item: Item, *, out: Path, stated: Stated, turn: threadin
     if outcome.status is not Status.DONE:
         # What an earlier version of the file gave must not pass for its result.
         shutil.rmtree(out / "items" / item.id, ignore_errors=True)
+    if outcome.status is not Status.FAILED:
+        (out / "quarantine" / f"{item.id}.json").unlink(missing_ok=True)
     return dataclasses.replace(outcome, seconds=round(time.perf_counter() - begun, 3))
 
 
@@ -77,7 +91,7 @@ def resume(item: Item, *, out: Path) -> Outcome | None:
     """Return the outcome of an item whose complete result is there and whose input is unchanged."""
     content = writing.read_complete(out / "items" / item.id)
     try:
-        if content is None or content.get("stamp") != stamp(item.path):
+        if content is None or not _is_of(content, item.path):
             return None
     except (OSError, UsvolError):
         return None  # it is gone or shut, which the new attempt tells
@@ -102,13 +116,26 @@ def failed(item: Item, error: BaseException, *, out: Path) -> Outcome:
     return Outcome(item.id, item.order, printable(item.path), Status.FAILED, type(error).__name__, message)
 
 
+def _is_of(content: Mapping[str, Any], path: Path) -> bool:
+    """Tell whether a result is of an input as it is now: by its stamp, and elsewhere by all its bytes."""
+    now, then = stamp(path), dict(content.get("stamp", {}))
+    if now == then:
+        return True
+    moved = now.pop("where") != then.pop("where", None)
+    return moved and now == then and content["provenance"].get("input_sha256") == pipeline.input_sha256(path)
+
+
 def stamp(path: Path) -> dict[str, int | str]:
-    """Return size and modification time of an input and its parts, to notice that it changed since."""
+    """Return size, modification time and place of an input and its parts, to notice that it changed since.
+
+    ``where`` is a digest: files of an archive that was moved are still known by their bytes.
+    """
     parts = loading.parts(path)
     states = [part.stat() for part in parts]
     found: dict[str, int | str] = {
         "bytes": sum(state.st_size for state in states),
         "mtime_ns": max((state.st_mtime_ns for state in states), default=0),
+        "where": hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16],
     }
     if len(parts) > 1:
         facts = [[part.name, s.st_size, s.st_mtime_ns] for part, s in zip(parts, states, strict=True)]
@@ -121,9 +148,7 @@ def _process(task: Task, item: Item, *, out: Path, stated: Stated, turn: threadi
     title = task.provenance.get("task") or type(task).__name__
     pipeline.require_kind(task, header.kind, title=title, path=item.path)
     stamped = stamp(item.path)
-    scan = loading.load(item.path, selection=task.selection)
-    if stated.spacing_mm is not None or stated.fps is not None:
-        scan = stated.apply(scan, header)
+    scan = stated.load(item.path, task.selection)
     with writing.staged(out / "items" / item.id) as partial, _log_to(partial / "log.txt"):
         log.info("input %s: %s, %s", item.path, scan.kind, tuple(scan.data.shape))
         result = pipeline.run(task, scan, turn=turn)
@@ -137,7 +162,6 @@ def _process(task: Task, item: Item, *, out: Path, stated: Stated, turn: threadi
         result = dataclasses.replace(result, source=source)
         extra = {"id": item.id, "stamp": stamped}
         content = writing.write_into(result, partial, scan=scan, extra=extra)
-    (out / "quarantine" / f"{item.id}.json").unlink(missing_ok=True)
     return row_of(jsonable(content))
 
 

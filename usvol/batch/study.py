@@ -7,13 +7,15 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Generator, Mapping
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from usvol import pipeline, registry, writing
 from usvol.batch import item as items
@@ -30,6 +32,7 @@ from usvol.loading import printable
 from usvol.task import Task
 
 _MAX_CRASHES = 3
+_LOCK_FILE = ".lock"
 _OURS = (
     "items",
     "quarantine",
@@ -128,6 +131,18 @@ def run_study(
     task = registry.build_task(
         plan.task, device=plan.device, overrides=plan.settings, config_file=plan.config_file
     )
+    with _sole_run(plan.out):
+        return _run(plan, task, found, on_start=on_start, on_outcome=on_outcome)
+
+
+def _run(
+    plan: Plan,
+    task: Task,
+    found: Found,
+    *,
+    on_start: Callable[[int], None],
+    on_outcome: Callable[[Outcome], None],
+) -> Summary:
     identity = _identity(plan, task)
     _prepare_folder(plan, identity, found)
     # The logs of the items take more than the console shows.
@@ -139,6 +154,7 @@ def run_study(
     with open_ledger(plan.out) as ledger:
         crashes = ledger.running() if plan.existing is Existing.RESUME else {}
         ledger.plan(found.items, found.ignored)
+        _drop_records(plan.out, found)
         try:
             with closing(_outcomes(plan, task, found.items, ledger=ledger, crashes=crashes)) as outcomes:
                 for outcome in outcomes:
@@ -257,11 +273,40 @@ def _prepare_folder(plan: Plan, identity: Mapping[str, Any], found: Found) -> No
     writing.write_json(out / RUN_FILE, facts)
 
 
+@contextmanager
+def _sole_run(out: Path) -> Iterator[None]:
+    """Keep other runs out of an output folder.
+
+    Raises:
+        ConfigError: another run is at work there.
+    """
+    writing.make_folder(out)
+    try:
+        held = FileLock(out / _LOCK_FILE).acquire(timeout=0)
+    except Timeout as error:
+        raise ConfigError(f"Another run is at work in {out}. Wait for it, or give another -o.") from error
+    except NotImplementedError:
+        held = nullcontext()  # a file system without locks
+    with held:
+        try:
+            yield
+        finally:
+            (out / _LOCK_FILE).unlink(missing_ok=True)
+
+
+def _drop_records(out: Path, found: Found) -> None:
+    """Delete the records of failures of items that are no input any more."""
+    wanted = {f"{item.id}.json" for item in found.items}
+    for record in (out / "quarantine").glob("*.json"):
+        if record.name not in wanted:
+            record.unlink(missing_ok=True)
+
+
 def _clear(out: Path) -> None:
     # run.json goes last: until then the folder is known as ours.
     for name in sorted(_OURS, key=lambda n: n == RUN_FILE):
         path = out / name
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)

@@ -16,8 +16,8 @@ def select_frames(
 ) -> tuple[int, ...] | None:
     """Return the increasing file frame numbers that ``selection`` asks for, or None for all of them.
 
-    ``selection.fps`` keeps the frame nearest to each tick of that rate, by the real ``times_s`` (seconds);
-    it changes nothing where these are unknown or the cine is already that slow.
+    ``selection.fps`` keeps the frame nearest to each tick of that rate, by the real ``times_s`` (seconds), or
+    by ``selection.stated_fps``; it changes nothing where these are unknown or the cine is already that slow.
 
     Example:
         >>> select_frames(100, None, selection=Selection(max_frames=3))
@@ -26,6 +26,8 @@ def select_frames(
     if selection is None:
         return None
     kept = np.arange(frames)
+    if selection.stated_fps is not None:
+        times_s = (kept / selection.stated_fps).tolist()
     if selection.fps is not None and times_s is not None and frames > 1:
         kept = _thin(np.asarray(times_s, float), selection.fps)
     if selection.max_frames is not None and len(kept) > selection.max_frames:

@@ -17,6 +17,7 @@ import napari
 import numpy as np
 
 from usvol import loading, pipeline, writing
+from usvol.batch.item import Stated
 from usvol.errors import ConfigError
 from usvol.label_export import export_labels
 from usvol.report import preview
@@ -185,12 +186,10 @@ def _scan_of(result: Result | None, layers: Sequence[LayerTuple]) -> Scan | None
         selection = None
         if result is not None:
             selection = built_task(result.task, settings=result.provenance.get("config") or {}).selection
-        scan = loading.load(source.path, selection=selection)
         facts = next((n[STATED] for n in notes if STATED in n and n[Key.SOURCE].path == source.path), None)
-        header = loading.probe(source.path)
         if facts is None and result is not None:
-            facts = stated_for(result, header.grid)
-        return scan if facts is None else facts.apply(scan, header)
+            facts = stated_for(result, loading.probe(source.path).grid)
+        return (facts or Stated()).load(source.path, selection)
     mine = [n for n in notes if result is None or n.get(Key.RESULT) is result or _has_path(n, source)]
     return next((n[Key.SCAN] for n in mine if n.get(Key.SCAN) is not None), None)
 

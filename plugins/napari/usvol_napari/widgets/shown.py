@@ -64,8 +64,7 @@ class ShownScan:
             if self.memory is not None:
                 return self.memory
             return loading.load(path or "", selection=selection)  # raises what there is to say
-        scan = loading.load(path, selection=selection)
-        return self.stated.apply(scan, loading.probe(path)) if self.stated != Stated() else scan
+        return self.stated.load(path, selection)
 
 
 def shown_scan(layer: Layer) -> ShownScan | None:
