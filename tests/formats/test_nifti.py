@@ -72,6 +72,17 @@ def test_without_a_code_the_place_is_the_probes(tmp_path):
     assert "no sform and no qform" in scan.calibration.reason
 
 
+def test_a_header_that_nobody_filled_in_is_no_calibration(tmp_path):
+    nib.save(nib.Nifti1Image(np.zeros((4, 5, 6), np.int16), None), tmp_path / "bare.nii.gz")
+    scan = nifti.read(tmp_path / "bare.nii.gz")
+    assert not scan.grid.is_calibrated and scan.grid.frame is Frame.PROBE
+    assert scan.calibration.trust is Trust.ABSENT and "nobody filled in" in scan.calibration.reason
+    image = nib.Nifti1Image(np.zeros((4, 5, 6), np.int16), None)
+    image.header.set_xyzt_units("mm")
+    nib.save(image, tmp_path / "mm.nii.gz")
+    assert nifti.read(tmp_path / "mm.nii.gz").grid.spacing_mm == (1.0, 1.0, 1.0)
+
+
 def test_a_pixdim_of_zero_without_codes_is_no_calibration(tmp_path):
     path = save(tmp_path / "a.nii", codes=(0, 0))
     content = bytearray(path.read_bytes())
@@ -163,6 +174,20 @@ def test_scaled_samples_become_float(tmp_path):
     scan = nifti.read(tmp_path / "a.nii")
     assert str(scan.data.dtype) == "torch.float32"
     assert np.allclose(scan.data[0, 0].numpy(), stored.transpose(2, 1, 0))
+
+
+def test_scaling_does_not_hide_complex_samples_and_is_not_of_colours(tmp_path):
+    image = nib.Nifti1Image(np.full((4, 5, 6), 1 + 2j, np.complex64), np.eye(4))
+    image.header.set_slope_inter(2, 0)
+    nib.save(image, tmp_path / "complex.nii")
+    with pytest.raises(CorruptFileError, match="complex64, not numbers"):
+        nifti.read(tmp_path / "complex.nii")
+    colours = np.zeros((4, 5, 6), [(c, "u1") for c in "RGB"])
+    colours["G"] = 7
+    image = nib.Nifti1Image(colours, np.eye(4))
+    image.header.set_slope_inter(2, 0)
+    nib.save(image, tmp_path / "rgb.nii")
+    assert nifti.read(tmp_path / "rgb.nii").data[0, :, 0, 0, 0].tolist() == [0, 7, 0]
 
 
 def test_rgb_samples_are_three_channels(tmp_path):
@@ -370,5 +395,14 @@ def test_a_changed_byte_in_a_gzip_file_is_noticed(tmp_path):
     whole = bytearray(path.read_bytes())
     whole[-6] ^= 1  # of the checksum: what was written is not what is read
     path.write_bytes(bytes(whole))
+    with pytest.raises(CorruptFileError, match="CRC"):
+        nifti.read(path)
+    plain = tmp_path / "v.nii"
+    nifti.write_nifti(plain, np.arange(120, dtype=np.int16).reshape(4, 5, 6), grid=Grid((4, 5, 6)))
+    longer = bytearray(gzip.compress(plain.read_bytes() + bytes(5000)))
+    path.write_bytes(bytes(longer))
+    assert nifti.read(path).data.shape == (1, 1, 4, 5, 6), "more than its samples does no harm"
+    longer[-6] ^= 1
+    path.write_bytes(bytes(longer))
     with pytest.raises(CorruptFileError, match="CRC"):
         nifti.read(path)

@@ -61,6 +61,7 @@ _TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _DEFLATE_LIMIT = 1100
 _OWN_NOTE, _NO_SCALE = "usvol", " uncalibrated"
 _COMMENT = 6
+_DRAINED_BLOCKS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +103,19 @@ def read(path: Path, selection: Selection | None = None) -> Scan:
         samples = _samples(opened.image).reshape(opened.shape, order="F").transpose(3, 4, 2, 1, 0)
         samples = np.array(samples if steps is None else samples[list(steps)], order="C")
         if (stream := opened.image.file_map["image"].fileobj) is not None:
-            stream.read(1)  # at the end of a gzip file its checksum is compared
+            _drain(stream)
     times = opened.times_s
     if times is not None and steps is not None:
         times = tuple(times[i] for i in steps)
     source = dataclasses.replace(opened.source, frame_indices=steps)
     return Scan(to_tensor(samples, path), opened.grid, times, source)
+
+
+def _drain(stream: Any) -> None:
+    """Read a file to its end, where the checksum of a gzip file is compared; what is long is left."""
+    for _ in range(_DRAINED_BLOCKS):
+        if not stream.read(_COUNTED_BLOCK_BYTES):
+            return
 
 
 def write_nifti(path: Path, data: np.ndarray, *, grid: Grid, times_s: Sequence[float] | None = None) -> None:
@@ -335,6 +343,9 @@ def _geometry(path: Path, image: Any, shape: Shape3) -> tuple[Grid, Calibration,
         if not all(np.isfinite(np.diag(affine)) & (np.diag(affine) > 0)):
             note = Calibration(Trust.ABSENT, f"NIfTI pixdim is {np.diag(affine)[:3].tolist()}")
             return Grid(shape), note, ()
+        if units == "unknown" and np.array_equal(affine, np.eye(4)):
+            cause = "NIfTI pixdim is 1, 1, 1 without a unit, sform or qform: as in a header nobody filled in"
+            return Grid(shape), Calibration(Trust.ABSENT, cause), ()
     calibrated = not (described.startswith(_OWN_NOTE) and described.endswith(_NO_SCALE))
     grid, mended = grid_from_affine(path, scale @ affine, shape=shape, frame=frame, calibrated=calibrated)
     if not calibrated:
@@ -380,7 +391,8 @@ def _stored_times(content: Any, frames: int) -> tuple[float, ...] | None:
 
 def _samples(image: Any) -> np.ndarray:
     proxy = image.dataobj
-    if proxy.slope == 1 and proxy.inter == 0:
+    # Scaling is of real numbers: NIfTI-1 has none for colours, and complex samples are refused as they are.
+    if (proxy.slope == 1 and proxy.inter == 0) or proxy.dtype.names or proxy.dtype.kind == "c":
         samples: Any = np.asarray(proxy.get_unscaled())
     else:
         samples = np.asarray(proxy, dtype=np.float32)
