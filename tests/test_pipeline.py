@@ -259,6 +259,22 @@ def test_what_follows_from_a_corrected_finding_is_made_anew_and_old_ranges_go():
     assert tip.tip == (0.0, 0.0, 2.0)
 
 
+def test_a_number_that_a_correction_leaves_as_it_was_keeps_its_range():
+    class Ranged(Spot):
+        def measure(self, findings, scan):
+            return (*super().measure(findings, scan), Measurement("depth", 30.0000001, "mm"))
+
+    scan = volume()
+    first = pipeline.run(Ranged(), scan)
+    known = (Measurement("volume", first.measurements[0].value, "mL", 1.0, 9.0),
+             Measurement("depth", 30.0, "mm", 28.0, 33.0, note="of the mesh"))  # fmt: skip
+    opened = dataclasses.replace(first, measurements=known)  # what follows the numbers is not written
+    found = (corrected(first.findings[0], 1),)
+    again = pipeline.remeasure(Ranged(), opened, findings=found, scan=scan).measurements
+    assert again[0].low is None and again[0].value != known[0].value
+    assert again[1] == known[1]
+
+
 def test_a_correction_has_the_findings_of_its_result():
     scan = volume()
     result = pipeline.run(Spot(), scan)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +34,7 @@ _PLURAL = {
 }
 STAGES = ("canonicalise", "preprocess", "infer", "postprocess", "restore", "measure")
 _CERTAINTY = frozenset({"evidence", "size_range"})
+_SAME = 1e-6  # relative: values that differ by less are one, written and read again
 _MOVING = frozenset({Kind.CINE, Kind.VOLUME_SEQUENCE})
 
 
@@ -92,8 +94,9 @@ def remeasure(task: Task, result: Result, *, findings: Sequence[Finding], scan: 
 
     Nothing else runs: no network, no clean-up. What follows from a finding that changed, such as the surface
     of a mask, is made anew by the task's ``follow`` where it has one. The range of a corrected mask over the
-    network's repeated answers is dropped, for it was not theirs. ``provenance["corrected"]`` names what was
-    changed. Findings as they were give ``result`` itself.
+    network's repeated answers is dropped, for it was not theirs; a number that is measured to be what it was
+    keeps its own. ``provenance["corrected"]`` names what was changed. Findings as they were give ``result``
+    itself.
 
     Args:
         task: the task that gave ``result``.
@@ -122,6 +125,8 @@ def remeasure(task: Task, result: Result, *, findings: Sequence[Finding], scan: 
         if follow is not None:
             findings = tuple(follow(findings, changed))
         measurements, unmeasured = _measure(task, findings, scan)
+    before = {m.name: m for m in result.measurements}
+    measurements = tuple(_as_before(m, before.get(m.name)) for m in measurements)
     kept = tuple(flag for flag in result.flags if flag.code != "not_measured")
     return dataclasses.replace(
         result,
@@ -130,6 +135,15 @@ def remeasure(task: Task, result: Result, *, findings: Sequence[Finding], scan: 
         flags=(*kept, *unmeasured),
         provenance=MappingProxyType({**result.provenance, "corrected": names}),
     )
+
+
+def _as_before(new: Measurement, old: Measurement | None) -> Measurement:
+    """Return a measurement whose value is what it was with the range and the note it had."""
+    if old is None or old.unit != new.unit or new.low is not None:
+        return new
+    if not isinstance(new.value, float | int) or not isinstance(old.value, float | int):
+        return new
+    return old if math.isclose(new.value, old.value, rel_tol=_SAME) else new
 
 
 def differ(finding: Finding, other: Finding) -> bool:

@@ -8,7 +8,8 @@ needle where exactly its axis runs, and how thick it is. Trained on simulated vo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -26,6 +27,7 @@ from models3d.recipes.needle_path import (
     TUBE,
     WIDE,
     Path,
+    fit_path,
     levelled,
     sampled,
     tube_frame,
@@ -34,6 +36,7 @@ from models3d.recipes.needle_path import (
     unit_of,
 )
 from models3d.recipes.needle_sections import FACTS, OUTER_MM, SECTIONS, facts, fitted, moved, sections
+from models3d.recipes.needle_tubes import LEAST_POINTS
 from models3d.recipes.working_volume import in_picture
 from models3d.tasks._needle_motion import smoothed_tips
 from models3d.tasks._needle_tracing import (
@@ -153,6 +156,17 @@ class Needle:
         if lines:
             found.append(_needle_plane(lines[-1]))
         return tuple(found)
+
+    def follow(self, findings: tuple[Finding, ...], changed: Collection[int]) -> tuple[Finding, ...]:
+        """Move the plane to a corrected line, and the voxels of its frame, as thick as they were."""
+        lines = [f for i, f in enumerate(findings) if isinstance(f, Line) and i in changed]
+        made: list[Finding] = list(findings)
+        for place, finding in enumerate(findings) if lines else ():
+            if place not in changed and isinstance(finding, Plane):
+                made[place] = _needle_plane([f for f in findings if isinstance(f, Line)][-1])
+            if place not in changed and isinstance(finding, Labels):
+                made[place] = _drawn_along(lines, finding)
+        return tuple(made)
 
     def measure(self, findings: tuple[Finding, ...], scan: Scan) -> tuple[Measurement, ...]:
         """Return tip (mm), insertion depth (mm), angle to the face (degrees), and the tip's speed (mm/s).
@@ -357,6 +371,24 @@ def _smoothed(lines: list[Line], times_s: tuple[float, ...]) -> list[Line]:
         Line(line.name, vec3(entry), vec3(tip), line.confidence, line.frame_index)
         for line, entry, tip in zip(lines, entries, tips, strict=True)
     ]
+
+
+def _drawn_along(lines: list[Line], mask: Labels) -> Labels:
+    """Return a mask whose voxels in the frames of some lines run straight along these, as thick as before."""
+    grid, data = mask.grid, mask.data.clone()
+    scale = np.asarray(grid.step) / unit_of(grid)
+    for line in lines:
+        number = line.frame_index or 0
+        voxels = data[number].nonzero().numpy()
+        radius = _LEAST_RADIUS * float(scale.max())
+        if len(voxels) >= LEAST_POINTS:
+            before = fit_path(voxels * scale)
+            # A cylinder's volume tells its radius.
+            area = len(voxels) * float(np.prod(scale)) / (before.end - before.start)
+            radius = max(radius, float(np.sqrt(area / np.pi)))
+        entry, tip = (grid.to_index(np.asarray(end)) * scale for end in (line.entry, line.tip))
+        data[number] = tube_mask(Path.between(entry, tip), radius=radius, shape=grid.shape, scale=scale)
+    return dataclasses.replace(mask, data=data, size_range=None)
 
 
 def _needle_plane(line: Line) -> Plane:

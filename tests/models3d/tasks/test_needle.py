@@ -12,6 +12,7 @@ from models3d.recipes.needle_path import Path, fit_path
 from models3d.tasks._needle_motion import smoothed_tips
 from models3d.tasks._needle_tracing import _SELECTED, Reading, Trace, trace, tube_mask
 from models3d.tasks.needle import Config, Needle, _tubes
+from usvol import pipeline
 from usvol.result import Labels, Line, Plane, Result
 from usvol.runtime import Network
 from usvol.scan import Frame, Grid, Scan
@@ -137,6 +138,31 @@ def test_a_clip_has_a_line_per_frame_and_the_speed_of_the_tip():
     assert numbers(result)["tip_speed"] == pytest.approx(5, rel=0.15)
     unknown = usvol.run(task(), dataclasses.replace(scan(30, 6), times_s=None))
     assert numbers(unknown)["tip_speed"] is None
+
+
+def test_plane_and_voxels_follow_a_needle_that_was_dragged():
+    clip = scan(frames=3)
+    worker = task()
+    found = pipeline.run(worker, clip, name="needle")
+    lines = [i for i, f in enumerate(found.findings) if isinstance(f, Line)]
+    last = found.findings[lines[-1]]
+    dragged = dataclasses.replace(last, tip=(last.tip[0] + 4.0, last.tip[1] - 6.0, last.tip[2] - 3.0))
+    edited = list(found.findings)
+    edited[lines[-1]] = dragged
+    result = pipeline.remeasure(worker, found, findings=edited, scan=clip)
+    plane = next(f for f in result.findings if isinstance(f, Plane))
+    for end in (dragged.entry, dragged.tip):
+        assert abs(np.dot(np.subtract(end, plane.point), plane.normal)) < 1e-6
+    before, after = (next(f for f in r.findings if isinstance(f, Labels)) for r in (found, result))
+    assert torch.equal(before.data[:-1], after.data[:-1]), "the other frames stay"
+    places = GRID.to_world(after.data[-1].nonzero().numpy().astype(float))
+    assert np.linalg.norm(places - dragged.tip, axis=1).min() < 0.8
+    assert int(after.data[-1].sum()) == pytest.approx(int(before.data[-1].sum()), rel=0.4)
+    assert result.provenance["corrected"] == [last.name]
+    painted = list(edited)
+    painted[0] = dataclasses.replace(before, data=torch.zeros_like(before.data))
+    both = pipeline.remeasure(worker, found, findings=painted, scan=clip)
+    assert not both.findings[0].data.any(), "what was painted stays as it was painted"
 
 
 def test_the_gauge_sets_the_thickness_of_the_mask():

@@ -21,15 +21,19 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from usvol.result import Labels, Line, Plane, Result, Surface
+from usvol.result import Finding, Labels, Line, Plane, Result, Surface
 from usvol_napari.edits import labels_of, line_of
 from usvol_napari.layers import Key, colour_of, finding_layers, place_of
 from usvol_napari.widgets.arrangement import shown_in
+from usvol_napari.widgets.listening import listen
 from usvol_napari.widgets.plane_sliders import PlaneSliders
 from usvol_napari.widgets.run_task import show_analysis
 from usvol_napari.widgets.session import Analysis, session_of
+from usvol_napari.widgets.shown import frame_at, same_scan, shown_scan
 from usvol_napari.widgets.timers import single_shot
 
+_FOLLOWED = "The numbers below follow what you correct, within a second."
+_NOT_FOLLOWED = "None of the numbers below depends on what you corrected: they are measured elsewhere."
 _REDRAW_MS = 40  # between two reslices while a slider moves
 _COMPARE_MS = 100  # of pause in painting before samples are compared
 
@@ -43,6 +47,8 @@ class Correction(QWidget):
         self._positions: dict[Layer, int] = {}
         self._prints: dict[Layer, int] = {}
         self._meshes: dict[Layer, Surface] = {}
+        self._followed: dict[int, Finding] = {}  # planes and maps as drawn since they followed another
+        self._frame = 0
         self._links: list[tuple[Any, Callable]] = []
         self._done: list[tuple[LabelsLayer, int] | None] = []  # a layer and its samples before; None: session
         self._drawing = False
@@ -54,6 +60,7 @@ class Correction(QWidget):
         self.session.measured.connect(self._show_followers)
         self.session.corrected.connect(self._show_undone)
         self.session.changed.connect(self._keep_order)
+        listen(self, self._follow_time, to=(viewer.dims.events.point,))
         links = self._links
         self.destroyed.connect(lambda: _unlink(links))
         self._take(self.session.analysis)
@@ -105,11 +112,7 @@ class Correction(QWidget):
         self.plane_menu.blockSignals(False)
         self.plane_menu.setVisible(len(planes) > 1)
         self._choose_plane()
-        self.hint.setText(
-            "The numbers below follow what you correct, within a second."
-            if analysis
-            else "Run a task first; what it finds can be corrected here."
-        )
+        self.hint.setText(_FOLLOWED if analysis else "Run a task first; what it finds can be corrected here.")
         self._refresh()
 
     def _listen(self, layer: Layer, result: Result) -> None:
@@ -135,7 +138,7 @@ class Correction(QWidget):
 
     def _unlink(self) -> None:
         _unlink(self._links)
-        self._positions, self._prints, self._meshes = {}, {}, {}
+        self._positions, self._prints, self._meshes, self._followed = {}, {}, {}, {}
         self._done = [None] * self.session.undo_steps
 
     def _suspect(self, layer: LabelsLayer) -> None:
@@ -157,6 +160,7 @@ class Correction(QWidget):
 
     def _correct_map(self, layer: LabelsLayer, now: int) -> None:
         self._prints[layer] = now
+        self._followed.pop(self._positions[layer], None)
         self.session.correct(self._positions[layer], labels_of(layer), undoable=False)
 
     def _keep_order(self) -> None:
@@ -181,7 +185,7 @@ class Correction(QWidget):
         position, analysis = self.plane_menu.currentData(), self.session.analysis
         if position is None or analysis is None:
             return
-        plane, grid = self.session.findings[position], analysis.result.grid
+        plane, grid = self._drawn(position), analysis.result.grid
         assert isinstance(plane, Plane)
         reach = float(np.linalg.norm(np.multiply(grid.shape, grid.step))) / 4
         self.sliders.set_start(plane, reach=reach, unit="mm" if grid.is_calibrated else "px")
@@ -190,6 +194,7 @@ class Correction(QWidget):
         position, plane = self.plane_menu.currentData(), self.sliders.plane
         if position is None or plane is None or plane == self.session.findings[position]:
             return
+        self._followed.pop(position, None)
         self.session.correct(position, plane, undoable=not self.session.moving(position))
         self._redraw_finding(position)
         self._refresh()
@@ -198,12 +203,12 @@ class Correction(QWidget):
         """Draw a finding of the session on the layers it has."""
         analysis = self.session.analysis
         assert analysis is not None
-        placement = analysis.shown.placement
         drawn = finding_layers(
-            self.session.findings[position],
-            placement,
+            self._drawn(position),
+            analysis.shown.placement,
             frames=analysis.result.source.frame_indices,
-            scan=analysis.scan,
+            scan=analysis.scan or analysis.shown.memory,
+            frame=self._frame_seen(analysis),
         )
         parts = {(kind, options["metadata"].get(Key.ROLE)): (data, options) for data, options, kind in drawn}
         self._drawing = True
@@ -214,7 +219,29 @@ class Correction(QWidget):
                 _redraw(layer, *known)
         self._drawing = False
 
+    def _frame_seen(self, analysis: Analysis) -> int:
+        """Return the frame of the scan at hand that is nearest to the one looked at."""
+        layer = next((one for one in self.viewer.layers if _is_scan(one, analysis)), None)
+        at = frame_at(self.viewer, layer, analysis.shown.placement) if layer is not None else 0
+        seen = analysis.result.source.frame_indices if analysis.scan is not None else None
+        return at if seen is None else int(np.abs(np.asarray(seen) - at).argmin())
+
+    def _follow_time(self, _event: Any = None) -> None:
+        """Show on planes the tissue of the frame that is looked at."""
+        analysis = self.session.analysis
+        if analysis is None or not analysis.shown.placement.has_time:
+            return
+        frame, before = self._frame_seen(analysis), self._frame
+        self._frame = frame
+        for position in {*self._positions.values()} if frame != before else ():
+            if isinstance(self.session.findings[position], Plane):
+                self._redraw_finding(position)
+
+    def _drawn(self, position: int) -> Finding:
+        return self._followed.get(position, self.session.findings[position])
+
     def _show_undone(self, position: int) -> None:
+        self._followed.pop(position, None)
         self._redraw_finding(position)
         if position == self.plane_menu.currentData():
             self._choose_plane()
@@ -225,6 +252,13 @@ class Correction(QWidget):
         analysis = self.session.analysis
         if analysis is None:
             return
+        same = result is not analysis.result and result.measurements == analysis.result.measurements
+        self.hint.setText(_NOT_FOLLOWED if same else _FOLLOWED)
+        for position, own in enumerate(self.session.findings):
+            # What the user changed is on its layer already.
+            if isinstance(own, Plane | Labels) and own is analysis.result.findings[position]:
+                place = place_of(own, result)
+                self._follow(position, own if place is None else result.findings[place])
         surfaces = {f.name: f for f in result.findings if isinstance(f, Surface)}
         for layer, old in list(self._meshes.items()):
             new = surfaces.get(old.name)
@@ -241,6 +275,16 @@ class Correction(QWidget):
                 _redraw(layer, data, options)
                 self._meshes[layer] = new
         self._refresh()
+
+    def _follow(self, position: int, finding: Finding) -> None:
+        if finding is self._drawn(position):
+            return
+        self._followed[position] = finding
+        self._redraw_finding(position)
+        if position == self.plane_menu.currentData():
+            self._choose_plane()
+        for layer in [one for one in self._prints if self._positions[one] == position]:
+            self._prints[layer] = _print(layer)  # nobody painted
 
     def _undo(self) -> None:
         self._correct_maps()  # strokes of a moment ago
@@ -307,6 +351,11 @@ def _unlink(links: list[tuple[Any, Callable]]) -> None:
     while links:
         event, function = links.pop()
         event.disconnect(function)
+
+
+def _is_scan(layer: Layer, analysis: Analysis) -> bool:
+    shown = shown_scan(layer)
+    return shown is not None and same_scan(shown, analysis.shown)
 
 
 def _print(layer: LabelsLayer) -> int:

@@ -128,6 +128,73 @@ def test_the_sliders_nudge_the_plane_its_picture_and_the_distance(widget, qtbot,
     assert number(session.result, "tip_to_plane") == pytest.approx(10.0)
 
 
+def test_plane_and_map_follow_a_needle_that_is_dragged(viewer, analysed, guided, solid, qtbot):
+    class Needled(type(guided)):
+        """Its plane lies at the tip, its map marks the tip."""
+
+        def follow(self, findings, changed):
+            labels, line, plane, surface = findings
+            if 1 not in changed:
+                return findings
+            data = torch.zeros_like(labels.data)
+            data[(0, *solid.grid.to_index(np.array(line.tip)).round().astype(int))] = 2
+            labels = labels if 0 in changed else dataclasses.replace(labels, data=data)
+            return labels, line, dataclasses.replace(plane, point=line.tip), surface
+
+    widget = Correction(viewer)
+    qtbot.addWidget(widget)
+    session = analysed(Needled(), solid)
+    picture, labels, ends = (
+        layer(widget, Surface, "reslice"),
+        layer(widget, Labels),
+        layer(widget, Points, "ends"),
+    )
+    before = np.array(labels.data)
+    with qtbot.waitSignal(session.measured, timeout=WAIT_MS):
+        ends.data = np.array([[2.0, 2.0, 2.0], [8.0, 9.0, 5.0]])
+    assert np.allclose(np.asarray(picture.data[0])[:, 0], 8.0)
+    assert np.argwhere(labels.data == 2).tolist() == [[4, 9, 10]]
+    assert session.result.provenance["corrected"] == ["needle"], "what followed was not corrected by hand"
+    qtbot.wait(400)  # the map is looked at for strokes of a brush: there were none
+    assert session.result.provenance["corrected"] == ["needle"]
+    with qtbot.waitSignal(session.measured, timeout=WAIT_MS):
+        widget.sliders.sliders["offset"].setValue(40)  # from where it has followed to
+    assert np.allclose(np.asarray(picture.data[0])[:, 0], 12.0, atol=0.1)
+    for _ in range(2):
+        with qtbot.waitSignal(session.measured, timeout=WAIT_MS):
+            widget.undo_button.click()
+    assert np.allclose(np.asarray(picture.data[0])[:, 0], 15.0)
+    assert np.array_equal(labels.data, before)
+
+
+def test_the_plane_of_a_clip_shows_the_tissue_of_the_frame_looked_at(viewer, analysed, guided, solid, qtbot):
+    moving = torch.stack([torch.full_like(solid.data[0], 60 * t + 10) for t in range(4)])
+    clip = dataclasses.replace(solid, data=moving, times_s=(0.0, 0.1, 0.2, 0.3))
+    guided.measure = lambda findings, scan: ()
+    widget = Correction(viewer)
+    qtbot.addWidget(widget)
+    analysed(guided, clip)
+    picture = layer(widget, Surface, "reslice")
+    levels = []
+    for time in (0.3, 0.0, 0.1):
+        viewer.dims.set_point(0, time)
+        levels.append(round(float(np.asarray(picture.texture).max()) * 255))
+    assert levels == [190, 10, 70]
+
+
+def test_a_correction_that_no_number_depends_on_is_said_to_be_one(widget, qtbot):
+    session, labels = widget.session, layer(widget, Labels)
+    assert "follow what you correct" in widget.hint.text()
+    numbers = session.analysis.result.measurements
+    session.analysis.task.measure = lambda findings, scan: numbers
+    with qtbot.waitSignal(session.measured, timeout=WAIT_MS):
+        labels.data_setitem((np.array([0]),) * 3, 1)
+    assert "None of the numbers below depends on" in widget.hint.text()
+    with qtbot.waitSignal(session.measured, timeout=WAIT_MS):
+        widget.undo_button.click()
+    assert "follow what you correct" in widget.hint.text()
+
+
 def test_discarding_brings_back_what_the_network_said(widget, qtbot):
     session, labels = widget.session, layer(widget, Labels)
     with qtbot.waitSignal(session.measured, timeout=WAIT_MS):
