@@ -283,8 +283,9 @@ class Correction(QWidget):
         self._redraw_finding(position)
         if position == self.plane_menu.currentData():
             self._choose_plane()
-        for layer in [one for one in self._prints if self._positions[one] == position]:
-            self._prints[layer] = _print(layer)  # nobody painted
+        for layer, at in self._positions.items():
+            if at == position and isinstance(layer, LabelsLayer):
+                self._prints[layer] = _print(layer)  # nobody painted
 
     def _undo(self) -> None:
         self._correct_maps()  # strokes of a moment ago
