@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import JPEG2000Lossless, RLELossless
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
 from usvol.batch.discovery import discover
 from usvol.errors import (
@@ -191,6 +191,29 @@ def test_ybr_becomes_rgb(read):
     red = read(ybr, PhotometricInterpretation="YBR_FULL").data[0, :, 0, 2, 2].tolist()
     assert red[0] > 250
     assert max(red[1:]) < 4
+
+
+@pytest.mark.parametrize("most", [None, 2, 3])
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian])
+def test_halved_colours_that_are_not_compressed_are_exact_in_every_frame(tmp_path, dicom_files, syntax, most):
+    bright = np.random.default_rng(3).integers(16, 235, (6, 8, 10), dtype=np.uint8)
+    pairs = np.full((6, 8, 5, 4), 128, np.uint8)  # Y1 Y2 Cb Cr: grey
+    pairs[..., 0], pairs[..., 1] = bright[..., 0::2], bright[..., 1::2]
+    dataset = dicom_files.build(np.stack([bright] * 3, -1), PhotometricInterpretation="YBR_FULL_422")
+    dataset.PixelData = pairs.tobytes()
+    dataset.file_meta.TransferSyntaxUID = syntax
+    scan = dicom.read(dicom_files.save(tmp_path / "halved.dcm", dataset), Selection(max_frames=most))
+    kept = list(scan.source.frame_indices or range(6))
+    assert len(kept) == (most or 6)
+    assert np.abs(scan.data[:, :, 0].numpy().astype(int) - bright[kept][:, None]).max() <= 1
+
+
+@pytest.mark.parametrize("pixels", [GREY, CINE])
+def test_deflated_files_are_read(tmp_path, dicom_files, pixels):
+    dataset = dicom_files.build(pixels)
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    scan = dicom.read(dicom_files.save(tmp_path / "deflated.dcm", dataset))
+    assert np.array_equal(scan.data[:, 0, 0].numpy(), pixels.reshape(-1, 40, 60))
 
 
 def test_planar_configuration_is_undone(read):

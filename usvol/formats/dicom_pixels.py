@@ -13,7 +13,7 @@ import pydicom
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 from pydicom.pixels.processing import apply_color_lut
-from pydicom.pixels.utils import iter_pixels
+from pydicom.pixels.utils import iter_pixels, pixel_array
 
 from usvol.errors import UnsupportedFormatError
 from usvol.formats.dicom_header import ContradictionError, Layout, text, typed_errors
@@ -75,15 +75,22 @@ def decode(
 def _frames(path: Path, dataset: pydicom.Dataset, indices: Sequence[int] | None) -> Iterator[np.ndarray]:
     kept = list(indices) if indices is not None else None
     try:
-        meta = read_file_meta_info(path)
-        complete = "TransferSyntaxUID" in meta
+        syntax = read_file_meta_info(path).get("TransferSyntaxUID")
     except (InvalidDicomError, AttributeError):
-        complete = False
-    if complete:
+        syntax = None
+    halved = dataset.get("PhotometricInterpretation") == "YBR_FULL_422"
+    plain = syntax is not None and not syntax.is_compressed
+    # pydicom inflates no file that it reads frame by frame, and miscounts frames of halved colour.
+    if syntax is not None and not syntax.is_deflated and not (plain and halved):
         yield from iter_pixels(path, indices=kept)
         return
     whole = pydicom.dcmread(path, force=True)
-    whole.file_meta = dataset.file_meta
+    if syntax is None:
+        whole.file_meta = dataset.file_meta
+    if halved and not whole.file_meta.TransferSyntaxUID.is_compressed:
+        numbers = range(int(whole.get("NumberOfFrames") or 1)) if kept is None else kept
+        yield from (pixel_array(whole, index=number) for number in numbers)
+        return
     yield from iter_pixels(whole, indices=kept)
 
 
