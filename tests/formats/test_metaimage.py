@@ -21,8 +21,9 @@ from usvol.errors import (
     UsvolError,
 )
 from usvol.formats import metaimage
+from usvol.formats.metaimage_header import check_samples, read_header
 from usvol.formats.plus_sequence import probe_axes
-from usvol.scan import Frame, Kind, Selection, Trust
+from usvol.scan import Frame, Grid, Kind, Selection, Trust
 
 VOLUME = np.arange(4 * 5 * 6, dtype=np.uint8).reshape(4, 5, 6)
 
@@ -121,6 +122,90 @@ def test_nrrd_units_are_honoured(tmp_path, unit, factor):
     assert spacing == (
         None if factor is None else pytest.approx((0.75 * factor, 0.625 * factor, 0.5 * factor))
     )
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("cm", 10.0), ("um", 1e-3), ("mm", 1.0), ("?", 1.0)])
+def test_metaimage_units_are_honoured(tmp_path, unit, factor):
+    path = save(tmp_path / "a.mha")
+    edit(path, b"ElementDataFile", f"DistanceUnits = {unit}\nElementDataFile".encode())
+    grid = metaimage.read(path).grid
+    assert grid.spacing_mm == pytest.approx((0.75 * factor, 0.625 * factor, 0.5 * factor))
+    edit(path, f"DistanceUnits = {unit}".encode(), b"DistanceUnits = parsec")
+    scan = metaimage.read(path)
+    assert not scan.grid.is_calibrated and "no length" in scan.calibration.reason
+
+
+@pytest.mark.parametrize("axis", range(3))
+def test_a_spacing_of_nan_along_an_axis_of_space_is_no_calibration(tmp_path, axis):
+    stated = ["1.5", "1.4", "1.3"]
+    path = nrrd(tmp_path / "a.nrrd", VOLUME, f"spacings: {' '.join(stated)}")
+    assert metaimage.read(path).grid.spacing_mm == pytest.approx((1.3, 1.4, 1.5))
+    stated[axis] = "nan"
+    scan = metaimage.read(nrrd(path, VOLUME, f"spacings: {' '.join(stated)}"))
+    assert not scan.grid.is_calibrated and scan.calibration.trust is Trust.ABSENT
+
+
+@pytest.mark.parametrize("time", ["s", "seconds", "us", "msec"])
+def test_a_unit_of_time_beside_millimetres_takes_no_scale(tmp_path, time):
+    clip = np.stack([VOLUME] * 2)
+    units = f'units: "mm" "mm" "mm" "{time}"'
+    path = nrrd(
+        tmp_path / "a.nrrd", clip, "spacings: 0.5 0.6 0.7 1", units, "kinds: domain domain domain time"
+    )
+    scan = metaimage.read(path)
+    assert scan.grid.spacing_mm == pytest.approx((0.7, 0.6, 0.5))
+    assert scan.times_s is not None
+
+
+@pytest.mark.parametrize(
+    ("space", "frame"),
+    [
+        ("left-posterior-superior", Frame.PATIENT_LPS),
+        ("RAS", Frame.PATIENT_LPS),
+        ("3D-left-handed", Frame.PROBE),
+        ("3D-right-handed", Frame.PROBE),
+    ],
+)
+def test_a_handed_space_is_not_the_patients(tmp_path, space, frame):
+    lines = (f"space: {space}", "space directions: (2,0,0) (0,3,0) (0,0,4)", "space origin: (1,1,1)")
+    assert metaimage.read(nrrd(tmp_path / "a.nrrd", VOLUME, *lines)).grid.frame is frame
+
+
+NOISE = np.random.default_rng(5).integers(0, 255, (12, 16, 20), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("name", ["a.mha", "a.mhd", "a.nrrd"])
+def test_damaged_compressed_samples_are_corrupt(tmp_path, name):
+    path = tmp_path / name
+    metaimage.write_image(path, NOISE, grid=Grid(NOISE.shape, (0.5, 0.5, 0.5)))
+    assert np.array_equal(metaimage.read(path).data[0, 0].numpy(), NOISE)
+    packed = tmp_path / "a.zraw" if name == "a.mhd" else path
+    whole = packed.read_bytes()
+    for place in (len(whole) - 3, len(whole) - 400, len(whole) - 1500):
+        packed.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
+        metaimage.probe(path)
+        with pytest.raises((CorruptFileError, TruncatedFileError), match="compressed|unpack"):
+            metaimage.read(path)
+
+
+def test_compressed_samples_of_unknown_size_are_refused(tmp_path):
+    path = tmp_path / "a.mha"
+    metaimage.write_image(path, NOISE, grid=Grid(NOISE.shape, (0.5, 0.5, 0.5)))
+    (stated,) = [line for line in path.read_bytes().split(b"\n") if b"CompressedDataSize" in line]
+    edit(path, stated + b"\n", b"")
+    with pytest.raises(CorruptFileError, match="states no CompressedDataSize"):
+        metaimage.read(path)
+
+
+def test_gzip_members_after_one_another_are_one_stream(tmp_path):
+    path = nrrd(tmp_path / "a.nrrd", NOISE, packed=True)
+    packed = gzip.compress(NOISE.tobytes())
+    halves = gzip.compress(NOISE.tobytes()[:1000]) + gzip.compress(NOISE.tobytes()[1000:])
+    path.write_bytes(path.read_bytes().replace(packed, halves))
+    check_samples(path, read_header(path))
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(TruncatedFileError, match="end early"):
+        metaimage.read(path)
 
 
 def test_a_slice_spacing_of_one_is_told(tmp_path):

@@ -306,22 +306,6 @@ def test_half_a_file_is_truncated(clips, tmp_path, name):
     assert any("incomplete" in w and "early" in w for w in scan.source.warnings)
 
 
-def test_a_transport_stream_cut_between_packets_ends_early(clips, tmp_path):
-    whole = (clips / "h264.ts").read_bytes()
-    packets = [whole[at : at + 188] for at in range(0, len(whole), 188)]
-    begins = [bool(packet[1] & 0x40) for packet in packets]
-    first = next(
-        n for n in range(len(packets) // 2, len(packets)) if begins[n] and not any(begins[n + 1 : n + 3])
-    )
-    cut = tmp_path / "cut.ts"
-    cut.write_bytes(b"".join(packets[: first + 2]))
-    with pytest.raises(TruncatedFileError, match=r"ends early: frame \d+, its last"):
-        video.read(cut)
-    scan = video.read(cut, allow_truncated=True)
-    assert numbers_in(scan)[:8] == list(range(8))
-    assert any("incomplete" in w and "early" in w for w in scan.source.warnings)
-
-
 def test_half_an_avi_says_how_many_frames_of_how_many(tmp_path):
     path = video.write_video(tmp_path / "cut.avi", np.tile(numbered(50), (4, 1, 1)), fps=25)
     data = path.read_bytes()

@@ -19,7 +19,7 @@ from usvol.errors import CorruptFileError, EmptyFileError, ReadError, Unsupporte
 from usvol.formats import beamspace
 from usvol.formats.frame_selection import select_frames
 from usvol.formats.grid_geometry import affine_of, grid_from_affine
-from usvol.formats.metaimage_header import TextHeader, read_header
+from usvol.formats.metaimage_header import SECONDS, TextHeader, check_samples, read_header
 from usvol.formats.nrrd_planes import readable
 from usvol.formats.plus_sequence import (
     Sequence,
@@ -52,7 +52,6 @@ _FRAME_KEY, _UNIT_KEY = "usvol_frame", "usvol_unit"
 _MM, _SAMPLES = "mm", "samples"
 _TIME = "time"  # kind of an NRRD axis
 _QUOTED = re.compile(r'"([^"]*)"')
-_SECONDS = {"s": 1.0, "sec": 1.0, "second": 1.0, "seconds": 1.0, "ms": 1e-3, "msec": 1e-3, "us": 1e-6}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +86,7 @@ def probe(path: Path) -> Header:
 def read(path: Path, selection: Selection | None = None) -> Scan:
     """Read to ``t c z y x``; a list of frames becomes a cine, four axes a 3D+t clip."""
     text = _header(path)
+    check_samples(path, text)
     if beamspace.is_beam_space(text.fields):
         return beamspace.read(path, selection)
     opened = _open(path, text)
@@ -171,7 +171,7 @@ def _frames_and_shape(path: Path, text: TextHeader) -> tuple[int, Shape3]:
     """
     sizes = list(text.sizes)
     has_list = len(text.kinds) == len(sizes) > 2 and "list" in text.kinds
-    if has_list and (_is_nrrd(text) or has_frame_fields(text.fields)):
+    if has_list and (text.is_nrrd or has_frame_fields(text.fields)):
         frames = sizes.pop(text.kinds.index("list"))
     else:
         if _TIME in text.kinds[:-1]:
@@ -189,7 +189,7 @@ def _axis_times(text: TextHeader, frames: int) -> tuple[tuple[float, ...] | None
     if frames < 2 or text.kinds[-1:] != (_TIME,):
         return None, ()
     spacing, units = text.fields.get("spacings", "").split(), _QUOTED.findall(text.fields.get("units", ""))
-    unit = _SECONDS.get(units[-1].lower()) if units else None
+    unit = SECONDS.get(units[-1].lower()) if units else None
     step = float(spacing[-1]) if spacing else math.nan
     if unit is None or not 0 < step < math.inf:
         return None, ("frame times unknown: its axis of time states no step, or no unit of time",)
@@ -229,9 +229,9 @@ def _calibration(
     path: Path, text: TextHeader, reader: Any, sequence: Sequence | None
 ) -> tuple[Calibration, tuple[str, ...]]:
     spacing, key = reader.GetSpacing(), text.fields.get(_UNIT_KEY)
-    kind = "NRRD" if _is_nrrd(text) else "MetaImage"
+    kind = "NRRD" if text.is_nrrd else "MetaImage"
     if not text.has_spacing:
-        return Calibration(Trust.ABSENT, f"its {kind} header states no sample spacing"), ()
+        return Calibration(Trust.ABSENT, f"its {kind} header states no sample spacing of some axis"), ()
     if key == _SAMPLES:
         return Calibration(Trust.ABSENT, "written from a scan without a scale"), ()
     if text.unit_mm is None:
@@ -262,10 +262,6 @@ def _placeholder_notes(text: TextHeader, reader: Any) -> tuple[str, ...]:
         " volume, and no length across slices, unless you know their distance"
     )
     return (note,)
-
-
-def _is_nrrd(text: TextHeader) -> bool:
-    return "dimension" in text.fields
 
 
 def _is_default(reader: Any) -> bool:

@@ -7,14 +7,16 @@ Sources: MetaIO, https://itk.org/Wiki/MetaIO/Documentation; NRRD, https://teem.s
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 from usvol.errors import CorruptFileError, TruncatedFileError
+from usvol.formats.packed_samples import check_packed
 from usvol.formats.samples import check_size
 
 MAX_HEADER_BYTES = 64 * 2**20
@@ -36,6 +38,19 @@ _NRRD_TYPES = {
     "int64_t": "int64", "ulonglong": "uint64", "unsigned long long": "uint64", "uint64": "uint64",
     "uint64_t": "uint64", "float": "float32", "double": "float64",
 }  # fmt: skip
+SECONDS = {
+    "s": 1.0, "sec": 1.0, "second": 1.0, "seconds": 1.0, "ms": 1e-3, "msec": 1e-3, "millisecond": 1e-3,
+    "milliseconds": 1e-3, "us": 1e-6, "usec": 1e-6, "microsecond": 1e-6, "microseconds": 1e-6,
+}  # fmt: skip
+"""Seconds per unit of time, by its names."""
+
+_LENGTHS_MM = {
+    "mm": 1.0, "millimeter": 1.0, "millimeters": 1.0, "millimetre": 1.0, "cm": 10.0, "centimeter": 10.0,
+    "centimeters": 10.0, "m": 1e3, "meter": 1e3, "um": 1e-3, "µm": 1e-3, "micron": 1e-3, "microns": 1e-3,
+    "micrometer": 1e-3,
+    "?": 1.0,  # as MetaIO writes where it was told none
+}  # fmt: skip
+_PATIENT = re.compile(r"(left|right)-(anterior|posterior)-(superior|inferior)(-time)?|[lr][ap][si]t?")
 # Kinds of NRRD axes that hold the components of a sample rather than space, time or a list.
 _COMPONENTS = re.compile(r"vector|color|normal|gradient|complex|quaternion|matrix|point|stub|^\d")
 
@@ -51,6 +66,7 @@ class TextHeader:
         is_patient: whether the axes are declared to be the patient's.
         unit_mm: millimetres per unit of the stated space, None if its unit is no length.
         fields: every key and value, keys as written.
+        start: byte where samples in the same file begin.
     """
 
     sizes: tuple[int, ...]
@@ -61,6 +77,12 @@ class TextHeader:
     is_patient: bool
     unit_mm: float | None = 1.0
     fields: Mapping[str, str] = field(default_factory=dict)
+    start: int = 0
+
+    @property
+    def is_nrrd(self) -> bool:
+        """Whether it is the header of an NRRD, else of a MetaImage."""
+        return "dimension" in self.fields
 
 
 def read_header(path: Path) -> TextHeader:
@@ -83,7 +105,38 @@ def read_header(path: Path) -> TextHeader:
         raise CorruptFileError(path, cause, "export it again") from error
     needed = check_size(path, (*header.sizes, header.components), dtype=header.dtype)
     (_check_nrrd_samples if is_nrrd else _check_meta_samples)(path, fields, needed, start)
-    return header
+    return dataclasses.replace(header, start=start)
+
+
+def check_samples(path: Path, header: TextHeader) -> None:
+    """Unpack compressed samples that lie in one file, to see whether they are whole.
+
+    Raises:
+        CorruptFileError, TruncatedFileError: they are not.
+    """
+    fields, nrrd = header.fields, header.is_nrrd
+    place = fields.get("data file", fields.get("datafile")) if nrrd else fields["ElementDataFile"]
+    packed = _is_packed_nrrd(fields) if nrrd else _is_packed_meta(fields)
+    if not packed or (place is not None and _in_many_files(place)):
+        return
+    if place is None or (not nrrd and place.upper() == "LOCAL"):
+        data, start = path, header.start
+        if not nrrd and not int(fields.get("CompressedDataSize", 0)):
+            cause = "its header states no CompressedDataSize, without which its samples are read wrongly"
+            raise CorruptFileError(path, cause, "write it again, with ITK or without compression")
+    else:
+        data, start = _detached(path, place), 0 if nrrd else max(int(fields.get("HeaderSize", 0)), 0)
+    needed = check_size(path, (*header.sizes, header.components), dtype=header.dtype)
+    check_packed(path, data, start=start, needed=needed)
+
+
+def _is_packed_meta(fields: Mapping[str, str]) -> bool:
+    return fields.get("CompressedData", "False").lower() in ("true", "1")
+
+
+def _is_packed_nrrd(fields: Mapping[str, str]) -> bool:
+    skipped = any(int(fields.get(key, 0) or 0) for key in ("byte skip", "byteskip", "line skip", "lineskip"))
+    return fields.get("encoding", "raw").lower() in ("gz", "gzip") and not skipped
 
 
 def _meta_fields(file: BinaryIO) -> dict[str, str]:
@@ -135,6 +188,7 @@ def _meta_header(fields: Mapping[str, str]) -> TextHeader:
         has_spacing=spacing is not None,
         # ITK writes AnatomicalOrientation always, so it declares nothing.
         is_patient=False,
+        unit_mm=_LENGTHS_MM.get(fields.get("DistanceUnits", "mm").lower()),
         fields=fields,
     )
 
@@ -146,31 +200,44 @@ def _nrrd_header(fields: Mapping[str, str]) -> TextHeader:
         raise ValueError(f"{len(sizes)} sizes and {len(kinds)} kinds for {fields['dimension']} axes")
     components = math.prod(n for n, kind in zip(sizes, kinds, strict=True) if _COMPONENTS.search(kind))
     space = fields.get("space", "").lower()
-    spacings = fields.get("space directions") or fields.get("spacings", "nan")
     return TextHeader(
         sizes=tuple(n for n, kind in zip(sizes, kinds, strict=True) if not _COMPONENTS.search(kind)),
         components=components,
         dtype=_NRRD_TYPES[fields["type"].lower()],
         kinds=tuple(kind for kind in kinds if not _COMPONENTS.search(kind)),
-        has_spacing=any(part.lower() not in ("nan", "none") for part in spacings.split()),
-        is_patient=bool(re.search("left|right|^[lr][ap][si]$|^[lr][ap]st$", space)),
+        has_spacing=_states_spacing(fields, kinds),
+        is_patient=_PATIENT.fullmatch(space) is not None,
         unit_mm=_unit_mm(fields.get("space units", fields.get("units", ""))),
         fields=fields,
     )
 
 
+def _states_spacing(fields: Mapping[str, str], kinds: Sequence[str]) -> bool:
+    """Tell whether an NRRD states a spacing of each of its axes of space: three at most, the fastest."""
+    directions = re.findall(r"none|\([^)]*\)", fields.get("space directions", "").lower())
+    if directions:
+        vectors = [axis.strip("()").split(",") for axis in directions if axis != "none"]
+        return bool(vectors) and all(math.isfinite(float(v)) for vector in vectors for v in vector)
+    spacings = fields.get("spacings", "").split()
+    along = [v for v, kind in zip(spacings, kinds, strict=False) if not _COMPONENTS.search(kind)]
+    of_space = [v for v, kind in zip(along, _axes(kinds), strict=False) if kind not in ("list", "time")][:3]
+    return bool(of_space) and all(math.isfinite(float(v)) for v in of_space)
+
+
+def _axes(kinds: Sequence[str]) -> list[str]:
+    return [kind for kind in kinds if not _COMPONENTS.search(kind)]
+
+
 def _unit_mm(units: str) -> float | None:
-    stated = {unit.strip().lower() for unit in re.findall(r'"([^"]*)"', units)} - {"", "s", "sec", "ms"}
+    stated = {unit.strip().lower() for unit in re.findall(r'"([^"]*)"', units)} - {"", *SECONDS}
     if not stated:
         return 1.0
-    known = {"mm": 1.0, "millimeter": 1.0, "millimeters": 1.0, "millimetre": 1.0, "cm": 10.0, "m": 1e3,
-             "um": 1e-3, "µm": 1e-3, "micron": 1e-3, "microns": 1e-3}  # fmt: skip
-    return known.get(stated.pop()) if len(stated) == 1 else None
+    return _LENGTHS_MM.get(stated.pop()) if len(stated) == 1 else None
 
 
 def _check_meta_samples(path: Path, fields: Mapping[str, str], needed: int, start: int) -> None:
     place = fields["ElementDataFile"]
-    packed = fields.get("CompressedData", "False").lower() in ("true", "1")
+    packed = _is_packed_meta(fields)
     if _in_many_files(place):
         return  # SimpleITK names the one that is missing
     if place.upper() == "LOCAL":

@@ -222,7 +222,7 @@ class Correction(QWidget):
     def _frame_seen(self, analysis: Analysis) -> int:
         """Return the frame of the scan at hand that is nearest to the one looked at."""
         layer = next((one for one in self.viewer.layers if _is_scan(one, analysis)), None)
-        at = frame_at(self.viewer, layer, analysis.shown.placement) if layer is not None else 0
+        at = frame_at(self.viewer, layer, placement=analysis.shown.placement) if layer is not None else 0
         seen = analysis.result.source.frame_indices if analysis.scan is not None else None
         return at if seen is None else int(np.abs(np.asarray(seen) - at).argmin())
 

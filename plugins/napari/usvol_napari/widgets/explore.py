@@ -157,7 +157,7 @@ class Explore(QWidget):
         if plane is None or self._cut is None or not self.plane_box.isChecked():
             return
         shown, layer, scan = self._cut
-        self._frame = frame_at(self.viewer, layer, shown.placement)
+        self._frame = frame_at(self.viewer, layer, placement=shown.placement)
         drawn = finding_layers(plane, shown.placement, scan=scan, frame=self._frame)
         active = self.viewer.layers.selection.active
         self._remove_plane()
@@ -171,7 +171,7 @@ class Explore(QWidget):
     def _follow_time(self, _event: Any = None) -> None:
         if self._cut is not None:
             shown, layer, _ = self._cut
-            if frame_at(self.viewer, layer, shown.placement) != self._frame:
+            if frame_at(self.viewer, layer, placement=shown.placement) != self._frame:
                 self._timer.start()
 
     def _show_picture(self, plane: Plane, scan: Scan) -> None:

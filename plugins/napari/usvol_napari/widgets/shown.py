@@ -122,7 +122,7 @@ def header_of(layer: Layer) -> Header | None:
     return layer.metadata.get(Key.HEADER)
 
 
-def frame_at(viewer: Any, layer: Layer, placement: Placement) -> int:
+def frame_at(viewer: Any, layer: Layer, *, placement: Placement) -> int:
     """Return which of the frames that a layer of a scan shows the viewer is at; 0 without a time axis."""
     if not placement.has_time:
         return 0
