@@ -64,16 +64,25 @@ class Workbench(QWidget):
         self._new: list[Layer] = list(napari_viewer.layers)
         self._timer = single_shot(self._adopt, self, after_ms=0)
         listen(self, self._look, to=(napari_viewer.layers.events.inserted,))
+        listen(self, self._settle, to=(napari_viewer.layers.selection.events.active,))
         self._timer.start()
 
     def _look(self, event: Any) -> None:
         self._new.append(event.value)
         self._timer.start()
 
+    def _settle(self, _event: Any = None) -> None:
+        self._timer.start()
+
     def _adopt(self) -> None:
-        """Take up a result that was opened, as if it had been computed here."""
+        """Take up a result that was opened, as if it had been computed here, or whose layer was selected."""
         new, self._new = self._new, []
-        found = analysis_shown(self.viewer, new if self.session.analysis else list(self.viewer.layers))
+        active = self.viewer.layers.selection.active
+        if self.session.analysis is None:
+            new = list(self.viewer.layers)
+        elif not new and active is not None and Key.FINDING in active.metadata:
+            new = [active]
+        found = analysis_shown(self.viewer, new)
         if found is not None and found.result not in (self.session.result, _original(self.session)):
             self.session.show(found)
 

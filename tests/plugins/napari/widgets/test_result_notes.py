@@ -154,3 +154,28 @@ def test_an_added_layer_does_not_bring_back_a_result_from_before(
     viewer.add_points(np.zeros((1, 3)))
     qtbot.wait(50)
     assert session_of(viewer).result is last
+
+
+def test_selecting_a_layer_of_an_earlier_result_brings_its_numbers_back(
+    viewer, analysed, guided, beating, solid, qtbot, monkeypatch, number
+):
+    bench = Workbench(viewer)
+    qtbot.addWidget(bench)
+    session = analysed(guided, solid)
+    first = session.result
+    organ = next(one for one in viewer.layers if isinstance(one, Labels))
+    second = pipeline.run(beating, solid, name="other")
+    scan = next(one for one in viewer.layers if isinstance(one, Image))
+    show_analysis(viewer, Analysis(second, shown_scan(scan), task=beating, scan=solid))
+    qtbot.wait(50)
+    assert session.result is second
+    viewer.layers.selection.active = scan
+    qtbot.wait(50)
+    assert session.result is second, "the scan has both"
+    viewer.layers.selection.active = organ
+    qtbot.waitUntil(lambda: session.result is first, timeout=WAIT_MS)
+    monkeypatch.setattr("usvol_napari.widgets.session.built_task", lambda *_a, **_k: guided)
+    with qtbot.waitSignal(session.measured, timeout=WAIT_MS):
+        organ.data_setitem((np.array([0]),) * 3, 2)
+    assert number(session.result, "cyst_volume") == pytest.approx(2.0 * 1.0 * 0.5 / 1000)
+    assert session.result.task == "toy"
