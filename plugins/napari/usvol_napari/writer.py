@@ -51,12 +51,27 @@ def write_labels(path: str, *layer: Any) -> list[str]:
     placement: Placement = notes[Key.PLACEMENT]
     frames = source.frame_indices or range(placement.frames)
     shown = [frames[position] for position in labels.frame_indices or range(len(labels.data))]
-    times = [frame * placement.step_s for frame in shown] if placement.step_s and len(shown) > 1 else None
+    times = _times(shown, notes) if len(shown) > 1 else None
     result: Result | None = notes.get(Key.RESULT)
     origin = result.task if result is not None else "usvol"
     if placement.has_time:
         labels = dataclasses.replace(labels, frame_indices=tuple(shown))  # frames of the file
     return [str(export_labels(labels, path, source=source.path, times_s=times, algorithm=origin))]
+
+
+def _times(shown: Sequence[int], notes: dict[str, Any]) -> list[float] | None:
+    """Return the times (s) of frames of the file: even ones as shown, uneven ones as the file has them."""
+    step_s = notes[Key.PLACEMENT].step_s
+    if step_s:
+        return [frame * step_s for frame in shown]
+    path = notes[Key.SOURCE].path if Key.SOURCE in notes else None
+    known = notes.get(Key.SCAN)
+    if known is None and path is not None and loading.is_there(path):
+        known = loading.probe(path)
+    if known is None or known.times_s is None:
+        return None
+    at = dict(zip(known.source.frame_indices or range(len(known.times_s)), known.times_s, strict=True))
+    return [at[frame] for frame in shown] if all(frame in at for frame in shown) else None
 
 
 def write_table(path: str, layers: Sequence[LayerTuple]) -> list[str]:

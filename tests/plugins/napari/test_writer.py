@@ -234,3 +234,14 @@ def test_what_was_stated_is_known_without_the_layer_of_the_scan(tmp_path, monkey
     again = writer._scan_of(Result("toy", scan.grid, scan.source, (), ()), [])
     assert again is not None
     assert (again.grid, again.times_s, again.calibration) == (scan.grid, scan.times_s, scan.calibration)
+
+
+def test_labels_of_a_clip_keep_its_uneven_times(tmp_path):
+    times = (0.0, 0.1, 0.35, 0.4)
+    path = tmp_path / "clip.nii.gz"
+    write_nifti(path, np.zeros((4, *GRID.shape), np.uint8), grid=GRID, times_s=times)
+    scan = load(path)
+    labels = Labels("organ", torch.ones(4, *scan.grid.shape, dtype=torch.uint8), scan.grid, {1: "organ"})
+    ((data, options, _),) = result_layers(Result("toy", scan.grid, scan.source, (labels,), ()), scan)
+    (saved,) = writer.write_labels(str(tmp_path / "organ.nii.gz"), data, options)
+    assert load(saved).times_s == pytest.approx(times)
