@@ -360,7 +360,7 @@ class Selection:
     max_frames: int | None = None
     fps: float | None = None
     max_side_px: int | None = None
-    stated_fps: float | None = None
+    stated_fps: float | None = field(default=None, repr=False)  # no part of what a task asks for
 
     def __post_init__(self) -> None:
         for name in ("max_frames", "fps", "max_side_px", "stated_fps"):

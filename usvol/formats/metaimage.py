@@ -19,8 +19,9 @@ from usvol.errors import CorruptFileError, EmptyFileError, ReadError, Unsupporte
 from usvol.formats import beamspace
 from usvol.formats.frame_selection import select_frames
 from usvol.formats.grid_geometry import affine_of, grid_from_affine
-from usvol.formats.metaimage_header import SECONDS, TextHeader, check_samples, read_header
+from usvol.formats.metaimage_header import SECONDS, TextHeader, read_header
 from usvol.formats.nrrd_planes import readable
+from usvol.formats.packed_samples import check_samples
 from usvol.formats.plus_sequence import (
     Sequence,
     has_frame_fields,
@@ -86,7 +87,8 @@ def probe(path: Path) -> Header:
 def read(path: Path, selection: Selection | None = None) -> Scan:
     """Read to ``t c z y x``; a list of frames becomes a cine, four axes a 3D+t clip."""
     text = _header(path)
-    check_samples(path, text)
+    with typed_errors(path, "unpacking the samples"):
+        check_samples(path, text)
     if beamspace.is_beam_space(text.fields):
         return beamspace.read(path, selection)
     opened = _open(path, text)
@@ -230,8 +232,9 @@ def _calibration(
 ) -> tuple[Calibration, tuple[str, ...]]:
     spacing, key = reader.GetSpacing(), text.fields.get(_UNIT_KEY)
     kind = "NRRD" if text.is_nrrd else "MetaImage"
-    if not text.has_spacing:
-        return Calibration(Trust.ABSENT, f"its {kind} header states no sample spacing of some axis"), ()
+    if text.unspaced:
+        axes = " and ".join(text.unspaced)
+        return Calibration(Trust.ABSENT, f"its {kind} header states no sample spacing along {axes}"), ()
     if key == _SAMPLES:
         return Calibration(Trust.ABSENT, "written from a scan without a scale"), ()
     if text.unit_mm is None:
@@ -252,7 +255,7 @@ def _placeholder_notes(text: TextHeader, reader: Any) -> tuple[str, ...]:
     """Warn where the slice spacing looks like ITK's default, as of a sweep stored as a stack of frames."""
     spacing = reader.GetSpacing()
     is_stack = len(text.sizes) == len(spacing) == 3 and text.sizes[2] > 1
-    if not is_stack or spacing[2] != 1 or any(reader.GetOrigin()):
+    if not is_stack or spacing[2] != 1 or text.unit_mm != 1 or any(reader.GetOrigin()):
         return ()
     if spacing[0] == 1 and spacing[1] == 1:
         return ()

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 from usvol.errors import CorruptFileError, TruncatedFileError
-from usvol.formats.packed_samples import check_packed
 from usvol.formats.samples import check_size
 
 MAX_HEADER_BYTES = 64 * 2**20
@@ -53,6 +52,7 @@ _LENGTHS_MM = {
 _PATIENT = re.compile(r"(left|right)-(anterior|posterior)-(superior|inferior)(-time)?|[lr][ap][si]t?")
 # Kinds of NRRD axes that hold the components of a sample rather than space, time or a list.
 _COMPONENTS = re.compile(r"vector|color|normal|gradient|complex|quaternion|matrix|point|stub|^\d")
+_NO_SPACE = re.compile(rf"{_COMPONENTS.pattern}|^(list|time)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class TextHeader:
     Attributes:
         sizes: samples along every axis, fastest first, components left out.
         kinds: of the same axes, such as ``"domain"`` or ``"list"``; empty if not stated.
-        has_spacing: whether a sample spacing is stated.
+        unspaced: the axes of space, of ``"xyz"``, whose sample spacing is not stated.
         is_patient: whether the axes are declared to be the patient's.
         unit_mm: millimetres per unit of the stated space, None if its unit is no length.
         fields: every key and value, keys as written.
@@ -73,7 +73,7 @@ class TextHeader:
     components: int
     dtype: str
     kinds: tuple[str, ...]
-    has_spacing: bool
+    unspaced: str
     is_patient: bool
     unit_mm: float | None = 1.0
     fields: Mapping[str, str] = field(default_factory=dict)
@@ -83,6 +83,13 @@ class TextHeader:
     def is_nrrd(self) -> bool:
         """Whether it is the header of an NRRD, else of a MetaImage."""
         return "dimension" in self.fields
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether the samples are compressed, as zlib or gzip does."""
+        if self.is_nrrd:
+            return self.fields.get("encoding", "raw").lower() in ("gz", "gzip")
+        return self.fields.get("CompressedData", "False")[:1].lower() in ("t", "1")  # as MetaIO reads it
 
 
 def read_header(path: Path) -> TextHeader:
@@ -104,39 +111,9 @@ def read_header(path: Path) -> TextHeader:
         cause = f"its header cannot be read ({' '.join(str(error).split())[:120]})"
         raise CorruptFileError(path, cause, "export it again") from error
     needed = check_size(path, (*header.sizes, header.components), dtype=header.dtype)
-    (_check_nrrd_samples if is_nrrd else _check_meta_samples)(path, fields, needed, start)
-    return dataclasses.replace(header, start=start)
-
-
-def check_samples(path: Path, header: TextHeader) -> None:
-    """Unpack compressed samples that lie in one file, to see whether they are whole.
-
-    Raises:
-        CorruptFileError, TruncatedFileError: they are not.
-    """
-    fields, nrrd = header.fields, header.is_nrrd
-    place = fields.get("data file", fields.get("datafile")) if nrrd else fields["ElementDataFile"]
-    packed = _is_packed_nrrd(fields) if nrrd else _is_packed_meta(fields)
-    if not packed or (place is not None and _in_many_files(place)):
-        return
-    if place is None or (not nrrd and place.upper() == "LOCAL"):
-        data, start = path, header.start
-        if not nrrd and not int(fields.get("CompressedDataSize", 0)):
-            cause = "its header states no CompressedDataSize, without which its samples are read wrongly"
-            raise CorruptFileError(path, cause, "write it again, with ITK or without compression")
-    else:
-        data, start = _detached(path, place), 0 if nrrd else max(int(fields.get("HeaderSize", 0)), 0)
-    needed = check_size(path, (*header.sizes, header.components), dtype=header.dtype)
-    check_packed(path, data, start=start, needed=needed)
-
-
-def _is_packed_meta(fields: Mapping[str, str]) -> bool:
-    return fields.get("CompressedData", "False").lower() in ("true", "1")
-
-
-def _is_packed_nrrd(fields: Mapping[str, str]) -> bool:
-    skipped = any(int(fields.get(key, 0) or 0) for key in ("byte skip", "byteskip", "line skip", "lineskip"))
-    return fields.get("encoding", "raw").lower() in ("gz", "gzip") and not skipped
+    header = dataclasses.replace(header, start=start)
+    (_check_nrrd_samples if is_nrrd else _check_meta_samples)(path, header, needed)
+    return header
 
 
 def _meta_fields(file: BinaryIO) -> dict[str, str]:
@@ -185,7 +162,7 @@ def _meta_header(fields: Mapping[str, str]) -> TextHeader:
         components=int(fields.get("ElementNumberOfChannels", 1)),
         dtype=_META_TYPES[fields["ElementType"].removesuffix("_ARRAY")],
         kinds=tuple(fields.get("Kinds", "").split()),
-        has_spacing=spacing is not None,
+        unspaced="" if spacing is not None else "xyz"[: len(sizes)],
         # ITK writes AnatomicalOrientation always, so it declares nothing.
         is_patient=False,
         unit_mm=_LENGTHS_MM.get(fields.get("DistanceUnits", "mm").lower()),
@@ -200,71 +177,76 @@ def _nrrd_header(fields: Mapping[str, str]) -> TextHeader:
         raise ValueError(f"{len(sizes)} sizes and {len(kinds)} kinds for {fields['dimension']} axes")
     components = math.prod(n for n, kind in zip(sizes, kinds, strict=True) if _COMPONENTS.search(kind))
     space = fields.get("space", "").lower()
+    space_axes = [n for n, kind in enumerate(kinds) if not _NO_SPACE.search(kind)]
     return TextHeader(
         sizes=tuple(n for n, kind in zip(sizes, kinds, strict=True) if not _COMPONENTS.search(kind)),
         components=components,
         dtype=_NRRD_TYPES[fields["type"].lower()],
         kinds=tuple(kind for kind in kinds if not _COMPONENTS.search(kind)),
-        has_spacing=_states_spacing(fields, kinds),
+        unspaced=_unspaced(fields, space_axes),
         is_patient=_PATIENT.fullmatch(space) is not None,
-        unit_mm=_unit_mm(fields.get("space units", fields.get("units", ""))),
+        unit_mm=_unit_mm(fields, space_axes),
         fields=fields,
     )
 
 
-def _states_spacing(fields: Mapping[str, str], kinds: Sequence[str]) -> bool:
-    """Tell whether an NRRD states a spacing of each of its axes of space: three at most, the fastest."""
-    directions = re.findall(r"none|\([^)]*\)", fields.get("space directions", "").lower())
-    if directions:
-        vectors = [axis.strip("()").split(",") for axis in directions if axis != "none"]
-        return bool(vectors) and all(math.isfinite(float(v)) for vector in vectors for v in vector)
-    spacings = fields.get("spacings", "").split()
-    along = [v for v, kind in zip(spacings, kinds, strict=False) if not _COMPONENTS.search(kind)]
-    of_space = [v for v, kind in zip(along, _axes(kinds), strict=False) if kind not in ("list", "time")][:3]
-    return bool(of_space) and all(math.isfinite(float(v)) for v in of_space)
+def _unspaced(fields: Mapping[str, str], axes: Sequence[int]) -> str:
+    """Return which of the axes of space, of ``"xyz"``, have no spacing in an NRRD's header."""
+    stated = re.findall(r"none|\([^)]*\)", fields.get("space directions", "").lower())
+    stated = stated or fields.get("spacings", "").split()
+    spaced = {
+        place
+        for place, value in enumerate(stated)
+        if value != "none" and all(math.isfinite(float(part)) for part in value.strip("()").split(","))
+    }
+    return "".join(name for name, place in zip("xyz", axes, strict=False) if place not in spaced)
 
 
-def _axes(kinds: Sequence[str]) -> list[str]:
-    return [kind for kind in kinds if not _COMPONENTS.search(kind)]
-
-
-def _unit_mm(units: str) -> float | None:
-    stated = {unit.strip().lower() for unit in re.findall(r'"([^"]*)"', units)} - {"", *SECONDS}
+def _unit_mm(fields: Mapping[str, str], axes: Sequence[int]) -> float | None:
+    """Return the millimetres per unit of an NRRD's axes of space; a unit that is not stated is 1 mm."""
+    units = re.findall(r'"([^"]*)"', fields.get("space units", fields.get("units", "")))
+    if "space units" not in fields:
+        units = [units[place] for place in axes if place < len(units)]
+    stated = {unit.strip().lower() for unit in units[:3]} - {""}
     if not stated:
         return 1.0
     return _LENGTHS_MM.get(stated.pop()) if len(stated) == 1 else None
 
 
-def _check_meta_samples(path: Path, fields: Mapping[str, str], needed: int, start: int) -> None:
-    place = fields["ElementDataFile"]
-    packed = _is_packed_meta(fields)
-    if _in_many_files(place):
+def _check_meta_samples(path: Path, header: TextHeader, needed: int) -> None:
+    fields, place = header.fields, header.fields["ElementDataFile"]
+    if in_many_files(place):
         return  # SimpleITK names the one that is missing
     if place.upper() == "LOCAL":
-        data, skipped = path, start
+        data, skipped = path, header.start
     else:
-        data, skipped = _detached(path, place), max(int(fields.get("HeaderSize", 0)), 0)
+        data, skipped = detached(path, place), max(int(fields.get("HeaderSize", 0)), 0)
     there = data.stat().st_size - skipped
-    stated = int(fields.get("CompressedDataSize", 0)) if packed else 0
-    _compare(path, needed, there=there, packed=packed, stated=stated)
+    stated = int(fields.get("CompressedDataSize", 0)) if header.is_packed else 0
+    _compare(path, needed, there=there, packed=header.is_packed, stated=stated)
 
 
-def _check_nrrd_samples(path: Path, fields: Mapping[str, str], needed: int, start: int) -> None:
+def _check_nrrd_samples(path: Path, header: TextHeader, needed: int) -> None:
+    fields = header.fields
     place = fields.get("data file", fields.get("datafile"))
-    if place is not None and _in_many_files(place):
+    if place is not None and in_many_files(place):
         return
-    data, skipped = (path, start) if place is None else (_detached(path, place), 0)
-    encoding = fields.get("encoding", "raw").lower()
-    if encoding in ("raw", "gz", "gzip"):
-        _compare(path, needed, there=data.stat().st_size - skipped, packed=encoding != "raw", stated=0)
+    data, skipped = (path, header.start) if place is None else (detached(path, place), 0)
+    if header.is_packed or fields.get("encoding", "raw").lower() == "raw":
+        _compare(path, needed, there=data.stat().st_size - skipped, packed=header.is_packed, stated=0)
 
 
-def _in_many_files(place: str) -> bool:
+def in_many_files(place: str) -> bool:
     """Tell a list of files (``LIST``, ``LIST 2``, ``LIST 2D``) or a pattern from the name of one file."""
     return "%" in place or re.fullmatch(r"LIST(\s+\d+D?)?", place.strip(), re.IGNORECASE) is not None
 
 
-def _detached(path: Path, place: str) -> Path:
+def detached(path: Path, place: str) -> Path:
+    """Return the file of samples beside a header.
+
+    Raises:
+        CorruptFileError: it is not there.
+    """
     data = path.parent / place
     if not data.is_file():
         raise CorruptFileError(path, f"its samples' file '{place}' is missing", f"put '{place}' beside it")
