@@ -13,7 +13,7 @@ import pydicom
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 from pydicom.pixels.processing import apply_color_lut
-from pydicom.pixels.utils import iter_pixels, pixel_array
+from pydicom.pixels.utils import iter_pixels
 
 from usvol.errors import UnsupportedFormatError
 from usvol.formats.dicom_header import ContradictionError, Layout, text, typed_errors
@@ -60,7 +60,7 @@ def decode(
     samples = np.empty(shape, dtype)
     done = 0
     with typed_errors(path, "decoding the frames"):
-        for frame in _frames(path, dataset, indices):
+        for frame in _frames(path, dataset, layout, indices):
             if done == len(chosen):
                 break
             coloured = _coloured(frame, dataset, layout)
@@ -72,26 +72,31 @@ def decode(
     return samples
 
 
-def _frames(path: Path, dataset: pydicom.Dataset, indices: Sequence[int] | None) -> Iterator[np.ndarray]:
+def _frames(
+    path: Path, dataset: pydicom.Dataset, layout: Layout, indices: Sequence[int] | None
+) -> Iterator[np.ndarray]:
     kept = list(indices) if indices is not None else None
+    source = _frame_source(path, dataset)
+    if layout.photometric != "YBR_FULL_422" or dataset.file_meta.TransferSyntaxUID.is_compressed:
+        yield from iter_pixels(source, indices=kept)
+        return
+    # One iterator counts a frame of halved colours rightly once: after it, three samples a pixel.
+    for number in range(layout.frames) if kept is None else kept:
+        yield from iter_pixels(source, indices=[number])
+
+
+def _frame_source(path: Path, dataset: pydicom.Dataset) -> Path | pydicom.Dataset:
+    # pydicom reads frame by frame from a file, unless it is deflated or does not state its encoding.
     try:
         syntax = read_file_meta_info(path).get("TransferSyntaxUID")
     except (InvalidDicomError, AttributeError):
         syntax = None
-    halved = dataset.get("PhotometricInterpretation") == "YBR_FULL_422"
-    plain = syntax is not None and not syntax.is_compressed
-    # pydicom inflates no file that it reads frame by frame, and miscounts frames of halved colour.
-    if syntax is not None and not syntax.is_deflated and not (plain and halved):
-        yield from iter_pixels(path, indices=kept)
-        return
+    if syntax is not None and not syntax.is_deflated:
+        return path
     whole = pydicom.dcmread(path, force=True)
     if syntax is None:
         whole.file_meta = dataset.file_meta
-    if halved and not whole.file_meta.TransferSyntaxUID.is_compressed:
-        numbers = range(int(whole.get("NumberOfFrames") or 1)) if kept is None else kept
-        yield from (pixel_array(whole, index=number) for number in numbers)
-        return
-    yield from iter_pixels(whole, indices=kept)
+    return whole
 
 
 def _coloured(frame: np.ndarray, dataset: pydicom.Dataset, layout: Layout) -> np.ndarray:

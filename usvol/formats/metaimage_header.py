@@ -199,7 +199,7 @@ def _unspaced(fields: Mapping[str, str], axes: Sequence[int]) -> str:
         for place, value in enumerate(stated)
         if value != "none" and all(math.isfinite(float(part)) for part in value.strip("()").split(","))
     }
-    return "".join(name for name, place in zip("xyz", axes, strict=False) if place not in spaced)
+    return "".join(name for name, place in zip("xyz", axes or (-1,), strict=False) if place not in spaced)
 
 
 def _unit_mm(fields: Mapping[str, str], axes: Sequence[int]) -> float | None:

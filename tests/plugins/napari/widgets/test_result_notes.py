@@ -156,22 +156,28 @@ def test_an_added_layer_does_not_bring_back_a_result_from_before(
     assert session_of(viewer).result is last
 
 
-def test_selecting_a_layer_of_an_earlier_result_brings_its_numbers_back(
-    viewer, analysed, guided, beating, solid, qtbot, monkeypatch, number
-):
-    bench = Workbench(viewer)
-    qtbot.addWidget(bench)
+@pytest.fixture
+def twice(viewer, analysed, guided, beating, solid):
+    """Return a session with what two tasks found in one volume, and the two results."""
     session = analysed(guided, solid)
-    first = session.result
-    organ = next(one for one in viewer.layers if isinstance(one, Labels))
-    second = pipeline.run(beating, solid, name="other")
+    first, second = session.result, pipeline.run(beating, solid, name="other")
     scan = next(one for one in viewer.layers if isinstance(one, Image))
     show_analysis(viewer, Analysis(second, shown_scan(scan), task=beating, scan=solid))
+    return session, first, second
+
+
+def test_selecting_a_layer_of_an_earlier_result_brings_its_numbers_back(
+    viewer, twice, guided, qtbot, monkeypatch, number
+):
+    session, first, second = twice
+    bench = Workbench(viewer)
+    qtbot.addWidget(bench)
     qtbot.wait(50)
     assert session.result is second
-    viewer.layers.selection.active = scan
+    viewer.layers.selection.active = viewer.layers[0]
     qtbot.wait(50)
     assert session.result is second, "the scan has both"
+    organ = next(one for one in viewer.layers if isinstance(one, Labels))
     viewer.layers.selection.active = organ
     qtbot.waitUntil(lambda: session.result is first, timeout=WAIT_MS)
     monkeypatch.setattr("usvol_napari.widgets.session.built_task", lambda *_a, **_k: guided)
