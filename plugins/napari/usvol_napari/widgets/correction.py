@@ -113,6 +113,8 @@ class Correction(QWidget):
         self.plane_menu.setVisible(len(planes) > 1)
         self._choose_plane()
         self.hint.setText(_FOLLOWED if analysis else "Run a task first; what it finds can be corrected here.")
+        self._frame = 0  # new planes show the first
+        self._follow_time()
         self._refresh()
 
     def _listen(self, layer: Layer, result: Result) -> None:

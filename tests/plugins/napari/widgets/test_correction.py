@@ -13,6 +13,7 @@ from napari.layers import Labels, Points, Surface
 
 from usvol_napari.layers import Key
 from usvol_napari.widgets.correction import Correction
+from usvol_napari.widgets.run_task import show_analysis
 
 WAIT_MS = 10_000
 VOXEL_ML = 2.0 * 1.0 * 0.5 / 1000
@@ -180,6 +181,9 @@ def test_the_plane_of_a_clip_shows_the_tissue_of_the_frame_looked_at(viewer, ana
         viewer.dims.set_point(0, time)
         levels.append(round(float(np.asarray(picture.texture).max()) * 255))
     assert levels == [190, 10, 70]
+    analysis = widget.session.analysis
+    show_analysis(viewer, analysis)  # found while another frame than the first is looked at
+    assert round(float(np.asarray(layer(widget, Surface, "reslice").texture).max()) * 255) == 70
 
 
 def test_a_correction_that_no_number_depends_on_is_said_to_be_one(widget, qtbot):
