@@ -16,6 +16,7 @@ from usvol.resampling import (
     resize,
     restore,
     sample_at,
+    sample_labels,
     sample_on,
     scan_convert,
     to_beam_space,
@@ -146,6 +147,22 @@ def test_labels_come_back_after_canonicalise_and_resize(spacing):
     assert isinstance(restored, Labels)
     assert restored.data.dtype == torch.uint8
     assert dice(restored.data[0, 0].numpy() > 0, blob) > 0.97
+
+
+def test_a_label_map_keeps_its_boundaries_on_another_grid():
+    grid = Grid((24, 24, 24), (1.0, 1.0, 1.0))
+    fine = grid.resized((60, 50, 44))
+
+    def ball(on):
+        places = on.to_world(np.stack(np.indices(on.shape), -1)) - 11.5
+        return torch.from_numpy((np.linalg.norm(places, axis=-1) < 7.3).astype(np.uint8))
+
+    found = sample_labels(2 * ball(grid), grid, target=fine, count=3)
+    nearest = sample_on(ball(grid)[None, None], grid, target=fine, mode="nearest")[0, 0]
+    assert set(found.unique().tolist()) == {0, 2}
+    wrong, wrong_of_nearest = (1 - dice(labels > 0, ball(fine) > 0) for labels in (found, nearest))
+    assert wrong < 0.7 * wrong_of_nearest < 0.05
+    assert not sample_labels(ball(grid), grid, target=grid.crop((-30, 0, 0), (20, 24, 24)), count=2).any()
 
 
 def test_labels_with_evidence_get_smooth_boundaries_and_lose_it():

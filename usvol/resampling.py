@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -193,7 +193,7 @@ def _likeliest(evidence: Tensor, source: Grid, *, target: Grid) -> Tensor:
     z, y, x = (int(n) for n in high - low)
     for start, count in _slabs((z, y, x)):
         slab = target.crop((low[0] + start, low[1], low[2]), (count, y, x))
-        found = sample_on(evidence, source, target=slab).argmax(1).to(torch.uint8)
+        found = likeliest_label(sample_on(evidence, source, target=slab).unbind(1))
         first = int(low[0]) + start
         labels[:, first : first + count, int(low[1]) : int(high[1]), int(low[2]) : int(high[2])] = found
     return labels
@@ -274,6 +274,30 @@ def sample_on(data: Tensor, source: Grid, *, target: Grid, mode: str = "linear")
         matrix = np.linalg.inv(source.affine) @ slab.affine
         parts.append(_interpolate(data, _lattice(slab.shape, matrix).float(), mode=mode))
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+
+def sample_labels(labels: Tensor, source: Grid, *, target: Grid, count: int) -> Tensor:
+    """Carry a label map ``z y x`` to another grid: the label with most weight among the 8 voxels around.
+
+    Args:
+        labels: values 0 (background; also what lies outside the source) to ``count`` - 1, any integer type.
+        source: its grid.
+        target: grid of the answer, uint8.
+        count: number of labels, background included.
+    """
+    hot = torch.stack([(labels == value).float() for value in range(1, count)])[None]
+    shares = sample_on(hot, source, target=target)[0]
+    return likeliest_label([1 - shares.sum(0), *shares])
+
+
+def likeliest_label(weights: Sequence[Tensor]) -> Tensor:
+    """Return which of ``weights`` is largest, voxel by voxel (uint8; the first of equals)."""
+    best, *others = weights
+    label = torch.zeros_like(best, dtype=torch.uint8)
+    for value, weight in enumerate(others, 1):  # several times faster than argmax over so short an axis
+        label = torch.where(weight > best, value, label)
+        best = torch.maximum(best, weight)
+    return label
 
 
 def sample_at(data: Tensor, index: Tensor, *, mode: str = "linear") -> Tensor:

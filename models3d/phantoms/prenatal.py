@@ -26,7 +26,7 @@ from models3d.phantoms._fetus_drawing import fill_fetus
 from models3d.phantoms._shapes import Array, Space, random_direction, random_rotation, smooth_field, unit
 from models3d.phantoms._tissues import drawn_tissues
 from models3d.phantoms._view import aimed, missed, volume_grid
-from usvol.resampling import sample_on
+from usvol.resampling import sample_labels
 from usvol.result import Labels
 from usvol.scan import Grid, Scan, Vec3
 from usvol.simulation.acquisition import acquire
@@ -160,7 +160,10 @@ def simulate_labelled(seed: int, config: Config | None = None) -> tuple[Scan, La
     scan = acquire(pregnancy.anatomy, pregnancy.probe, imaging=draw_imaging(rng), seed=seed, grid=grid).scan
     scan = dataclasses.replace(scan, history=(f"simulated prenatal, seed {seed}",))
     assert scan.sector is not None
-    data = labels_on(pregnancy.labels, pregnancy.anatomy.grid, target=scan.grid) * scan.sector.mask
+    drawn = sample_labels(
+        pregnancy.labels, pregnancy.anatomy.grid, target=scan.grid, count=1 + len(LABEL_NAMES)
+    )
+    data = drawn * scan.sector.mask
     labels = Labels("structures", data[None], scan.grid, LABEL_NAMES)
     whole = pregnancy.facts["volume_ml"]
     seen = _volumes_ml(_in_view(pregnancy, grid), pregnancy.anatomy.grid)
@@ -180,13 +183,6 @@ def simulate(seed: int, config: Config | None = None) -> tuple[Scan, dict[str, A
     """Simulate one volume and its truth, without the label map: see ``simulate_labelled``."""
     scan, _, truth = simulate_labelled(seed, config)
     return scan, truth
-
-
-def labels_on(labels: Tensor, grid: Grid, *, target: Grid) -> Tensor:
-    """Carry labels ``z y x`` to another grid: the structure with most weight among the 8 voxels around."""
-    hot = torch.stack([(labels == value).float() for value in LABEL_NAMES])[None]
-    part = sample_on(hot, grid, target=target)[0]
-    return torch.cat([1 - part.sum(0, keepdim=True), part]).argmax(0).to(torch.uint8)
 
 
 def _case(rng: np.random.Generator, config: Config) -> _Case:

@@ -21,10 +21,10 @@ from torch.utils.data import Dataset
 from models3d.data.pairs import read_labels
 from models3d.nets.deepmedic import MARGIN, DeepMedic
 from models3d.nets.fcn_rnn import FCN, ORDERS, BrickReader, Norm, Segmenter, cut, halve, joined, lapped
-from models3d.recipes.working_volume import CHANNELS, grey_levels, network_input, working
+from models3d.recipes.working_volume import CHANNELS, grey_levels, native_side, network_input, working
 from usvol import metrics, quality
 from usvol.metrics import Estimate, column_ci
-from usvol.resampling import sample_on
+from usvol.resampling import sample_labels
 from usvol.result import Labels, Result
 from usvol.scan import Scan, Selection
 from usvol.supervision import shown
@@ -37,7 +37,7 @@ SHORT: dict[int, str] = {1: "placenta", 2: "sac", 3: "fetus"}
 CLASSES = 1 + len(NAMES)
 SELECTION = Selection()
 
-_STORED = 128  # samples along the longest side of what is kept for training
+_COARSEST, _FINEST = 96, 160  # samples along the longest side of what is kept for training
 _NOWHERE = 255  # label of voxels outside the sector
 _AUXILIARY = (0.4, 0.2)  # weight of the losses at 1/4 and 1/8 resolution
 _SCOPES = 0.3  # weight of the recurrent stage's losses on bricks, planes of bricks and single orders
@@ -75,18 +75,22 @@ class Settings(FitSettings):
 
 
 def prepare(scan: Scan) -> dict[str, Tensor]:
-    """Keep a canonical volume isotropic, at most 128³: ``grey z y x`` (uint8)."""
-    return _kept(working(scan, side=_STORED))
+    """Keep a canonical volume isotropic, at about its finest spacing: ``grey z y x`` (uint8)."""
+    return _kept(_small(scan))
 
 
 def prepare_labelled(scan: Scan, labels: Labels) -> dict[str, Tensor]:
     """Keep a canonical volume and its labels: ``grey``, ``labels`` (255 outside the sector), ``known``."""
-    small = working(scan, side=_STORED)
+    small = _small(scan)
     kept = _kept(small)
-    on_grid = sample_on(labels.data[:, None], labels.grid, target=small.grid, mode="nearest")[0, 0]
+    on_grid = sample_labels(labels.data[0], labels.grid, target=small.grid, count=CLASSES)
     inside = kept["labels"] != _NOWHERE
     kept["labels"] = torch.where(inside, on_grid, kept["labels"]).contiguous()
     return {**kept, "known": torch.tensor([value in labels.names for value in NAMES])}
+
+
+def _small(scan: Scan) -> Scan:
+    return working(scan, side=native_side(scan, least=_COARSEST, most=_FINEST))
 
 
 def _kept(small: Scan) -> dict[str, Tensor]:

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from usvol.resampling import likeliest_label
+
 _SIGNED_PERMUTATIONS = [
     torch.eye(3)[list(order)] * torch.tensor(signs)[:, None]
     for order in itertools.permutations(range(3))
@@ -50,10 +52,12 @@ def vary_pose(volume: LabelledVolume, *, side: int, strength: float = 1.0) -> La
     # affine_grid counts x, y, z.
     theta = torch.cat([matrix * (view / size)[:, None], centre[:, None]], 1).flip(0)[:, [2, 1, 0, 3]]
     place = F.affine_grid(theta[None], [1, 1, side, side, side], align_corners=False)
-    both = torch.stack([volume.mask.float(), volume.labels.float()])[None]
-    mask, labels = F.grid_sample(both, place, mode="nearest", align_corners=False)[0]
-    grey = F.grid_sample(volume.grey[None, None], place, align_corners=False)[0, 0]
-    return LabelledVolume(grey * mask, mask > 0.5, labels.to(torch.uint8))
+    mask = F.grid_sample(volume.mask[None, None].float(), place, mode="nearest", align_corners=False)[0, 0]
+    # Labels by weight, not from the nearest voxel: that would shift boundaries by up to half of one.
+    hot = [(volume.labels == value).float() for value in range(1, int(volume.labels.max()) + 1)]
+    grey, *shares = F.grid_sample(torch.stack([volume.grey, *hot])[None], place, align_corners=False)[0]
+    labels = likeliest_label([1 - sum(shares, torch.zeros_like(grey)), *shares])
+    return LabelledVolume(grey * mask, mask > 0.5, labels * (mask > 0.5))
 
 
 def cut_view(volume: LabelledVolume, *, chance: float = 0.35) -> LabelledVolume:

@@ -62,7 +62,7 @@ def test_prepared_volumes_are_isotropic_and_know_their_sector():
     scan, labels = pregnancy()
     stretched = dataclasses.replace(scan, grid=Grid(scan.grid.shape, (3.0, 1.0, 1.0)))
     kept = prepare_labelled(canonicalise(stretched), dataclasses.replace(labels, grid=stretched.grid))
-    assert kept["grey"].shape == kept["labels"].shape == (128, 53, 59)
+    assert kept["grey"].shape == kept["labels"].shape == (120, 50, 55)
     assert kept["grey"].dtype == kept["labels"].dtype == torch.uint8
     assert set(kept["labels"].unique().tolist()) == {0, 1, 2, 3}
     assert kept["known"].tolist() == [True] * 3
