@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import struct
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -14,8 +16,10 @@ import numpy as np
 import pytest
 
 from usvol import cli
+from usvol.batch import discovery
 from usvol.cli_output import ExitCode
 from usvol.formats.metaimage import write_image
+from usvol.formats.nifti import write_nifti
 from usvol.formats.video import write_gif
 from usvol.scan import Grid
 
@@ -155,3 +159,36 @@ def test_every_real_file_is_told(info, shared_data):
         assert fact["spacing_mm"] is None
         assert "placeholder that PLUS writes" in fact["calibration"]["reason"]
     assert any("likely a placeholder" in warning for warning in facts["frames.mha"]["warnings"])
+
+
+def test_one_file_nobody_foresaw_does_not_keep_the_others_from_being_told(info, tmp_path, good, monkeypatch):
+    def probe(path):
+        if path.name == "odd.gif":
+            raise OSError(36, "File name too long")
+        return known(path)
+
+    known = discovery.probe
+    monkeypatch.setattr(discovery, "probe", probe)
+    good.with_name("odd.gif").write_bytes(good.read_bytes())
+    code, out, _ = info(tmp_path)
+    assert code == 3
+    assert "beat.gif" in out
+    assert "OSError" in out
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of bytes")
+def test_a_long_name_that_is_not_utf8_is_read(info, good):
+    path = os.fsdecode(os.fsencode(good.parent) + b"/" + b"\xe9" * 200 + b".gif")
+    Path(path).write_bytes(good.read_bytes())
+    code, out, _ = info(path)
+    assert code == 0
+    assert "cine (" in out
+
+
+def test_a_terminal_without_our_signs_shows_others(tmp_path):
+    write_nifti(tmp_path / "v.nii", np.ones((4, 5, 6), np.uint8), grid=Grid((4, 5, 6), (1.0, 2.0, 3.0)))
+    line = [sys.executable, "-m", "usvol.cli", "info", str(tmp_path / "v.nii")]
+    told = subprocess.run(
+        line, env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, check=True
+    )
+    assert b"1 ? 2 ? 3 mm" in told.stdout

@@ -23,7 +23,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"formats", "loading", "frame_access", "weights", "resampling", "planes"}),
     frozenset({
         "canonical", "sector", "fan_fitting", "inference", "runtime", "postprocessing",
-        "measurement", "metrics", "explain", "quality", "seeding", "simulation", "registry",
+        "contract", "measurement", "metrics", "explain", "quality", "seeding", "simulation", "registry",
     }),
     # batch.outcome is a plain record, which the report shows.
     frozenset({

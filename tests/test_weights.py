@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from usvol import registry, weights
 from usvol.errors import WeightsError
@@ -120,3 +121,20 @@ def test_cards_survive_the_round_trip(store):
 def test_everything_that_ships_is_intact():
     for listed in weights.inventory(registry.packages()):
         assert weights.check(listed) is weights.Check.OK, listed.path
+
+
+def test_the_same_weights_are_the_same_bytes(tmp_path):
+    metadata = {f"key {number}": str(number) for number in range(20)}
+    path = tmp_path / "net.safetensors"
+    sums = [weights.save(path, STATE, metadata=metadata) for _ in range(8)]
+    assert len(set(sums)) == 1
+    with safe_open(path, framework="pt") as handle:
+        assert handle.metadata() == metadata
+        assert torch.equal(handle.get_tensor("layer.weight"), STATE["layer.weight"])
+
+
+def test_a_text_among_the_cards_hides_no_weights(store, caplog):
+    ship(store)
+    (store / "NOTES.md").write_text("what we tried")
+    assert [listed.name for listed in weights.inventory(["vault"])] == ["net"]
+    assert "NOTES" in caplog.text

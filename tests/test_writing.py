@@ -300,3 +300,13 @@ def test_the_preview_shows_tissue_beside_samples_that_are_no_numbers(tmp_path):
             brightness.append(float(np.asarray(image.convert("L"), float).mean()))
     assert brightness[0] > 20
     assert brightness[1] == pytest.approx(brightness[0], rel=0.05)
+
+
+def test_no_finding_takes_the_file_of_another(tmp_path):
+    names = ["c-2", "c", "c", "preview", "result", "log", "c-1"]
+    curves = [Curve(name, (float(i),), "", None, (0,)) for i, name in enumerate(names)]
+    facts = content(writing.write(result(*curves), tmp_path / "x"))
+    files = [f["file"] for f in facts["findings"]]
+    assert len({Path(file).stem for file in files} | {"preview", "result", "log"}) == len(names) + 3
+    rows = [(tmp_path / "x" / f).read_text().splitlines()[1] for f in files]
+    assert rows == [f"0,{float(i)}," for i in range(len(names))]

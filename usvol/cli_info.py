@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from usvol.cli_output import ExitCode, console, print_json, set_logging
-from usvol.errors import EmptyFileError, UnknownFormatError, UsvolError
+from usvol.errors import EmptyFileError, UnknownFormatError
 
 if TYPE_CHECKING:
     from usvol.scan import Header
@@ -28,7 +28,7 @@ def info(
     told = {item.path: _facts(item.path) for item in found.items}
     strays = [path for path, fact in told.items() if _is_stray(path, fact)]
     # A table caught by the shell's own * is no failure, but one named alone is.
-    ignored = strays if len(strays) < len(told) else []
+    ignored = set(strays) if len(strays) < len(told) else set()
     facts = [fact for path, fact in told.items() if path not in ignored]
     if as_json:
         print_json(facts)
@@ -69,14 +69,16 @@ def tasks(
 
 
 def _facts(path: Path) -> dict[str, Any]:
-    from usvol import loading
+    from usvol.batch.discovery import looked_at
     from usvol.loading import printable
 
-    try:
-        return describe_header(path, loading.probe(path))
-    except UsvolError as error:
-        message = printable(str(error))
-        return {"path": printable(path), "error": {"type": type(error).__name__, "message": message}}
+    found = looked_at(path)
+    if not isinstance(found, Exception):
+        return describe_header(path, found)
+    return {
+        "path": printable(path),
+        "error": {"type": type(found).__name__, "message": printable(str(found))},
+    }
 
 
 def _is_stray(path: Path, fact: dict[str, Any]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 Options = TypeVar("Options")
@@ -18,7 +19,7 @@ def taking(options: type[Options]) -> Callable[[Callable[[Options], None]], Call
 
     def decorate(verb: Callable[[Options], None]) -> Callable[..., None]:
         def command(**values: Any) -> None:
-            verb(options(**values))
+            verb(options(**{name: _at_home(value) for name, value in values.items()}))
 
         hints = get_type_hints(options, include_extras=True)
         command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
@@ -36,6 +37,15 @@ def taking(options: type[Options]) -> Callable[[Callable[[Options], None]], Call
         return command
 
     return decorate
+
+
+def _at_home(value: Any) -> Any:
+    """Replace the ``~`` that a shell leaves alone in ``-o~/out`` or quotes."""
+    if not isinstance(value, Path):
+        return value
+    from usvol.batch.discovery import expanded
+
+    return expanded(value)
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
@@ -43,8 +44,16 @@ def console(*, stderr: bool = False) -> Console:
     """Return a console on stdout, or on stderr; wide where no terminal sets the width."""
     from rich.console import Console
 
+    class Messages(Console):
+        """Messages nobody reads any more, as after a killed ``tee``, end no run."""
+
+        def on_broken_pipe(self) -> None:
+            self.quiet = True
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
     stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, width=None if stream.isatty() else 160, highlight=False)
+    kind = Messages if stderr else Console
+    return kind(stderr=stderr, width=None if stream.isatty() else 160, highlight=False)
 
 
 def print_json(content: Any) -> None:

@@ -16,7 +16,7 @@ import typer
 
 from usvol.cli_options import taking
 from usvol.cli_output import ExitCode, console, parse_settings, parse_spacing, print_json, set_logging
-from usvol.errors import ConfigError, KindError, UsvolError
+from usvol.errors import ConfigError, KindError
 
 if TYPE_CHECKING:
     from usvol.batch.outcome import Outcome
@@ -70,10 +70,11 @@ def report(
     out: Annotated[Path, typer.Argument(help="Output folder of a run.")],
 ) -> None:
     """Write table and report of an output folder again."""
+    from usvol.batch.discovery import expanded
     from usvol.batch.study import rebuild
     from usvol.loading import printable
 
-    typer.echo(printable(rebuild(out)))
+    typer.echo(printable(rebuild(expanded(out))))
 
 
 def _plan(options: RunOptions) -> Plan:
@@ -185,8 +186,8 @@ def _leave(summary: Summary) -> None:
 
 
 def _dry_run(task: str, inputs: list[str], *, out: Path, as_json: bool) -> None:
-    from usvol import loading, registry
-    from usvol.batch.discovery import discover
+    from usvol import registry
+    from usvol.batch.discovery import discover, looked_at
     from usvol.loading import printable
 
     entry = registry.find(registry.Group.TASKS, task)
@@ -194,12 +195,11 @@ def _dry_run(task: str, inputs: list[str], *, out: Path, as_json: bool) -> None:
     rows: list[dict[str, Any]] = []
     for item in found.items:
         row: dict[str, Any] = {"id": item.id, "path": printable(item.path), "would": "run", "reason": ""}
-        try:
-            kind = loading.probe(item.path).kind
-            if entry.accepts and kind not in entry.accepts:
-                row.update(would="skip", reason=f"{KindError.__name__}: it is a {kind}")
-        except UsvolError as error:
-            row.update(would="fail", reason=printable(str(error)))
+        header = looked_at(item.path)
+        if isinstance(header, Exception):
+            row.update(would="fail", reason=printable(str(header)))
+        elif entry.accepts and header.kind not in entry.accepts:
+            row.update(would="skip", reason=f"{KindError.__name__}: it is a {header.kind}")
         rows.append(row)
     if as_json:
         ignored = [{"path": printable(path), "reason": str(why)} for path, why in found.ignored]

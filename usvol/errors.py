@@ -119,6 +119,19 @@ class LeakageError(UsvolError):
     """The same patient stands on both sides of a split."""
 
 
+class ProcessDiedError(ReadError):
+    """The process died, more than once, while it worked on this input."""
+
+
+class DiskFullError(UsvolError):
+    """There is no room left to write to; nothing is wrong with the input."""
+
+    def __init__(self, place: Path) -> None:
+        super().__init__(
+            f"{place}: no space left. What is finished is kept: make room, then go on with --resume."
+        )
+
+
 class CancelledError(UsvolError):
     """The user stopped the run; nothing is wrong with its input."""
 

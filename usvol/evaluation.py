@@ -210,8 +210,11 @@ def _deal(recipe: Recipe, members: Sequence[Task], cases: Sequence[Case]) -> lis
             "with `usvol train --set folds=N` and evaluate with --set weights=FILE."
         )
     seen = [set(_seen_patients(member)) for member in members]
-    free = {c.patient_key: [k for k in range(total) if c.patient_key not in seen[k]] for c in cases}
-    require_disjoint([key for key, members_free in free.items() if not members_free], cases)
+    keys = {c.patient_key: set[str]() for c in cases}
+    for case in cases:
+        keys[case.patient_key] |= case.keys
+    free = {patient: [k for k in range(total) if not seen[k] & known] for patient, known in keys.items()}
+    require_disjoint([patient for patient, members_free in free.items() if not members_free], cases)
     new = [case for case in cases if len(free[case.patient_key]) == total]
     dealt = patient_folds(new, folds=total, strata=[recipe.stratum(c) for c in new], fill=False)
     fold_of = {case.patient_key: fold for case, fold in zip(new, dealt, strict=True)}
@@ -234,12 +237,12 @@ def _answer(answers: _Answers, task: Task, *, recipe: Recipe, cases: Sequence[Ca
     answers.weights_sha256 = task.provenance.get("weights_sha256")
     for case in shown(cases, f"fold {fold}"):
         try:
-            result = pipeline.run(task, load_case(case, selection=task.selection))
+            row = recipe.row(pipeline.run(task, load_case(case, selection=task.selection)), case)
         except UsvolError as error:
             logger.warning("left out: %s", error)
             answers.unread[case.id] = str(error)
             continue
-        answers.rows.append({"id": case.id, "fold": fold, **recipe.row(result, case)})
+        answers.rows.append({"id": case.id, "fold": fold, **row})
         answers.groups.append(case.patient_key)
         answers.folds.append(fold)
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import re
 import zlib
 from collections.abc import Iterator
@@ -48,6 +50,7 @@ _ENDINGS = sorted(
 )
 LABEL_ENDING = re.compile(r"[_-](labels?|seg|segmentation|mask)$", re.IGNORECASE)  # NAME_labels beside NAME
 COMPANIONS = {".raw": (".mhd", ".nhdr"), ".zraw": (".mhd",), ".img": (".hdr",), ".gz": (".nhdr",)}
+_NAME_BYTES, _NAME_KEPT = 255, 40  # most bytes of a file name; characters kept of a longer one
 _NO_BYTE = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # half a character that stands for no byte of a name
 # Other files by their first bytes, so that the error can name them.
 OTHERS = (
@@ -217,8 +220,17 @@ def _plain(path: Path) -> Iterator[Path]:
         return
     with TemporaryDirectory(prefix="usvol-") as folder:
         for part in (path,) if path.is_dir() else parts(path):
-            Path(folder, printable(part.name)).symlink_to(part.absolute())
-        yield Path(folder, printable(path.name))
+            Path(folder, _link_name(part)).symlink_to(part.absolute())
+        yield Path(folder, _link_name(path))
+
+
+def _link_name(path: Path) -> str:
+    """Name a link in UTF-8: what replaces a byte takes three, and no name may have more than 255."""
+    name = printable(path.name)
+    if len(name.encode()) <= _NAME_BYTES:
+        return name
+    digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+    return f"{name[:_NAME_KEPT]}-{digest}{printable(path.suffix)[:_NAME_KEPT]}"
 
 
 def _placed(found: _Read, plain: Path, path: Path) -> _Read:

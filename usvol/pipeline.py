@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from usvol import canonical, loading, quality, resampling
+from usvol.contract import sound_findings, sound_flags, sound_measurements
 from usvol.errors import KindError, UncalibratedError, UnknownTimeError
 from usvol.result import Finding, Flag, Labels, Measurement, Result, Severity
 from usvol.scan import Kind, Scan
@@ -55,6 +56,7 @@ def run(
 
     Raises:
         KindError: the task does not take this kind of scan.
+        TaskError: what it returned is not what ``usvol.result`` says.
         CancelledError: whoever supervises the run has cancelled it.
 
     Example:
@@ -71,12 +73,12 @@ def run(
         with turn or nullcontext(), clock.stage("infer"):
             raw = task.infer(prepared)
         with clock.stage("postprocess"):
-            found = task.postprocess(raw, prepared)
+            found = sound_findings(task.postprocess(raw, prepared), task=title, frames=len(scan.data))
         with clock.stage("restore"):
             findings = tuple(resampling.restore(finding, scan.grid) for finding in found)
         with clock.stage("measure"):
-            measurements, unmeasured = _measure(task, findings, scan)
-        own = task.flags(raw, prepared)
+            measurements, unmeasured = _measure(task, findings, scan, title=title)
+        own = sound_flags(task.flags(raw, prepared), task=title)
         flags = (*_scan_flags(scan), *unmeasured, *own, *_image_flags(canonicalised, own))
     return Result(
         task=title,
@@ -124,7 +126,7 @@ def remeasure(task: Task, result: Result, *, findings: Sequence[Finding], scan: 
         follow = getattr(task, "follow", None)
         if follow is not None:
             findings = tuple(follow(findings, changed))
-        measurements, unmeasured = _measure(task, findings, scan)
+        measurements, unmeasured = _measure(task, findings, scan, title=result.task)
     before = {m.name: m for m in result.measurements}
     measurements = tuple(_as_before(m, before.get(m.name)) for m in measurements)
     kept = tuple(flag for flag in result.flags if flag.code != "not_measured")
@@ -197,10 +199,10 @@ class _Clock:
 
 
 def _measure(
-    task: Task, findings: tuple[Finding, ...], scan: Scan
+    task: Task, findings: tuple[Finding, ...], scan: Scan, *, title: str
 ) -> tuple[tuple[Measurement, ...], tuple[Flag, ...]]:
     try:
-        return task.measure(findings, scan), ()
+        return sound_measurements(task.measure(findings, scan), task=title), ()
     except (UncalibratedError, UnknownTimeError) as error:
         return (), (Flag("not_measured", str(error), Severity.SEVERE),)
 

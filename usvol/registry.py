@@ -121,7 +121,7 @@ def build_task(
     (dotted keys reach nested settings).
 
     Raises:
-        TaskError: no such task. ConfigError: a setting is unknown or out of range.
+        TaskError: no such task, or its module is none. ConfigError: a setting is unknown or out of range.
         WeightsError: its weights are missing or wrong.
 
     Example:
@@ -130,6 +130,8 @@ def build_task(
     from usvol.runtime import resolve_device
 
     task_module = module(Group.TASKS, name)
+    if lacking := [part for part in ("Config", "build") if not hasattr(task_module, part)]:
+        raise TaskError(f"Task {name!r}: {task_module.__name__} has no {' and no '.join(lacking)}.")
     config = configure(task_module, overrides=overrides, config_file=config_file, owner=f"task {name!r}")
     place = str(resolve_device(device))
     task = task_module.build(config, place)

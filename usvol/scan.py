@@ -196,7 +196,8 @@ class Source:
         format: reader that produced it, such as ``"dicom"``.
         calibration: trust in the spacing, with the reason.
         modality, vendor, probe: as the file says, or None.
-        patient_key: salted hash of the patient identity, never the identity; None if unknown.
+        patient_key: the same for all scans of a patient, made of the identity by a hash; None if unknown. A
+            pseudonym, not anonymous: who has a list of identities can tell which one it is.
         frame_indices: file frames that were decoded, or None for all of them.
         warnings: what the user should know, such as burned-in annotation or a truncated tail.
         metadata: format-specific facts (ultrasound regions, tracking poses); read-only.

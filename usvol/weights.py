@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -19,6 +21,8 @@ from usvol.errors import WeightsError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 _FENCE = "---"
 
@@ -125,8 +129,21 @@ def save(path: Path, state: Mapping[str, Tensor], *, metadata: Mapping[str, str]
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.part")
     save_file({key: stored(value) for key, value in state.items()}, partial, metadata=dict(metadata))
+    _sort_metadata(partial)
     partial.replace(path)
     return sha256_of(path)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Sort the metadata of a safetensors file, written in any order, so that like files have one sha256."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        if len(text) <= size:  # else it was written in another style, and stays as it is
+            file.seek(8)
+            file.write(text.ljust(size))
 
 
 def inventory(packages: Iterable[str]) -> list[Listed]:
@@ -135,7 +152,14 @@ def inventory(packages: Iterable[str]) -> list[Listed]:
     for package in packages:
         folder = _folder(package)
         names = {p.stem for p in (*folder.glob("*.safetensors"), *folder.glob("*.md")) if p.stem != "README"}
-        found += [_listed(package, folder / f"{name}.safetensors") for name in sorted(names)]
+        for name in sorted(names):
+            path = folder / f"{name}.safetensors"
+            try:
+                found.append(_listed(package, path))
+            except WeightsError as error:
+                if path.is_file():
+                    raise
+                logger.warning("%s; it is no model card, and left aside", error)
     return found
 
 

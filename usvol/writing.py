@@ -13,14 +13,16 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import singledispatch
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from usvol.contract import require_sound
 from usvol.encoding import jsonable, slug
 from usvol.errors import ConfigError
 from usvol.formats.nifti import write_nifti
@@ -159,6 +161,14 @@ def write_json(path: Path, content: Any) -> None:
     partial.replace(path)
 
 
+def discard(folder: Path) -> None:
+    """Delete the result in ``folder``, and the folder unless it holds what no result wrote."""
+    for name in _result_files(folder):
+        (folder / name).unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
+
+
 def _require_replaceable(folder: Path) -> None:
     if not folder.exists():
         return
@@ -277,6 +287,7 @@ def _(finding: Curve, place: Place) -> dict[str, Any]:
 def _(finding: Surface, place: Place) -> dict[str, Any]:
     import pyvista
 
+    require_sound(finding)  # what draws and writes meshes ends the process on faces without vertices
     faces = np.asarray(finding.faces)
     corners = np.full((len(faces), 1), 3)
     mesh = pyvista.PolyData(np.asarray(finding.vertices)[:, ::-1].copy(), np.hstack([corners, faces]).ravel())
@@ -351,10 +362,13 @@ def _places(result: Result) -> list[Place]:
 
 
 def _stems(findings: tuple[Finding, ...]) -> list[str]:
+    taken = {Path(name).stem for name in (RESULT_FILE, LOG_FILE, *preview.FILES)}
     stems: list[str] = []
     for finding in findings:
         stem = slug(finding.name)
-        stems.append(stem if stem not in stems else f"{stem}-{len(stems)}")
+        free = (f"{stem}-{number}" for number in count(1))
+        stems.append(stem if stem not in taken else next(name for name in free if name not in taken))
+        taken.add(stems[-1])
     return stems
 
 

@@ -171,8 +171,15 @@ def _case(pair: _Pair, names: dict[int, str] | None, patient: str | None) -> Cas
     except ReadError as error:
         raise DatasetError(f"{pair.name}: {error}") from error
     _check_one_grid(pair, image.grid, label.grid)
+    for path, header in ((pair.image, image), (pair.label, label)):
+        if header.frames != 1 or header.grid.is_planar:
+            raise DatasetError(
+                f"{path.name}: a {header.kind} of {header.frames} frames; pairs are single volumes. Export "
+                "the frame that is labelled as a volume of its own."
+            )
     reference = {"label": str(pair.label), "label_names": names}
-    return Case(pair.name, patient or _content_key(pair.image), pair.image, reference, dataset="pairs")
+    content = _content_key(pair.image)
+    return Case(pair.name, patient or content, pair.image, reference, dataset="pairs", content=content)
 
 
 def _check_one_grid(pair: _Pair, image: Grid, label: Grid) -> None:
@@ -257,19 +264,26 @@ def _patients(root: Path, names: list[str]) -> dict[str, str]:
     content = _json(mapping)
     if set(content) == {"pattern"}:
         return _pattern_patients(mapping, str(content["pattern"]), names)
-    return _named_patients(mapping, {key: str(value) for key, value in content.items()}, names)
+    strange = [key for key, value in content.items() if not isinstance(value, str | int) or value is True]
+    if strange:
+        raise DatasetError(f"{mapping}: a patient is a text or a whole number, unlike for {_some(strange)}.")
+    return _named_patients(mapping, [(key, str(value)) for key, value in content.items()], names)
 
 
-def _csv_patients(table: Path) -> dict[str, str]:
+def _csv_patients(table: Path) -> list[tuple[str, str]]:
     with table.open(encoding="utf-8-sig", newline="") as handle:
         rows = csv.DictReader(handle)
         if not {"case", "patient"} <= set(rows.fieldnames or ()):
             raise DatasetError(f"{table}: needs the columns 'case' and 'patient', has {rows.fieldnames}.")
-        return {row["case"]: row["patient"] for row in rows}
+        return [(row["case"], row["patient"]) for row in rows]
 
 
-def _named_patients(path: Path, stated: Mapping[str, str], names: list[str]) -> dict[str, str]:
-    patients = {LABEL_ENDING.sub("", name_of(Path(name))): patient for name, patient in stated.items()}
+def _named_patients(path: Path, stated: list[tuple[str, str]], names: list[str]) -> dict[str, str]:
+    patients: dict[str, str] = {}
+    for written, patient in stated:
+        name, patient = LABEL_ENDING.sub("", name_of(Path((written or "").strip()))), (patient or "").strip()
+        if patients.setdefault(name, patient) != patient:
+            raise DatasetError(f"{path}: names two patients for {name!r}. Keep one row for each volume.")
     missing = [name for name in names if not patients.get(name)]
     if missing:
         raise DatasetError(f"{path}: names no patient for {_some(missing)}. Add a row for each volume.")

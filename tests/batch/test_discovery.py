@@ -351,6 +351,17 @@ def test_a_name_too_long_for_the_disk_is_an_item_that_fails(tmp_path):
     assert list(causes(found).values()) == ["it cannot be opened (File name too long)"]
 
 
+def test_a_name_that_begins_as_a_home_is_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    still(tmp_path / "~$lock.png")
+    still(tmp_path / "home" / "own.png", 1)
+    found = discover(["~$lock.png", "~/own.png"])
+    assert [str(item.path) for item in found.items] == ["~$lock.png", str(tmp_path / "home" / "own.png")]
+    with pytest.raises(ConfigError, match="does not exist"):
+        discover(["~nobody-of-this-name/own.png"])
+
+
 @pytest.mark.parametrize(
     ("given_path", "cause"), [("none.png", "does not exist"), ("*.xyz", "matches no file")]
 )

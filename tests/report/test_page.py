@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import re
 from html.parser import HTMLParser
 
@@ -115,7 +116,7 @@ def test_many_items_are_linked_instead_of_embedded(tmp_path, monkeypatch):
     assert "data:image" not in text
     assert "items/item-0/preview.png" in parsed.addresses
     assert len(parsed.rows) == 5
-    assert "The first 5 of 8 items" in text
+    assert "Listed here: 4 of 6 done, 1 of 1 failed;" in text
 
 
 def test_a_run_without_any_result_still_has_a_report(tmp_path):
@@ -147,6 +148,25 @@ def test_histograms_of_many_numbers_lose_none():
     values = [index**1.5 for index in range(300)]
     hints = [int(n) for n in re.findall(r"<title>[^<]*: (\d+)</title>", charts.histogram("h", values))]
     assert sum(hints) == 300
+
+
+@pytest.mark.parametrize(
+    "values", [[0.3, 0.1 + 0.2] * 3, [133.21006944444446, 133.21006944444443], [1e308, -1e308]]
+)
+def test_numbers_without_bins_between_them_are_one_bar(values):
+    drawn = charts.histogram("h", values)
+    assert re.findall(r'class="count"[^>]*>(\d+)<', drawn) == [str(len(values))]
+
+
+def test_failures_and_flags_are_listed_where_not_all_fit(tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "ROW_LIMIT", 8)
+    plain = [Outcome(f"p{n}", n, f"in/p{n}.mp4", Status.DONE) for n in range(30)]
+    flagged = [dataclasses.replace(done(n, 1.0, tmp_path), order=30 + n) for n in range(30)]
+    failed = [Outcome(f"f{n}", 60 + n, f"in/f{n}.mp4", Status.FAILED, "ReadError", "no") for n in range(9)]
+    parsed, text = read(page.write_report(tmp_path, [*plain, *flagged, *failed], facts=FACTS, ignored=[]))
+    assert [row["data-status"] for row in parsed.rows] == ["done"] * 6 + ["failed"] * 2
+    assert [bool(row["data-flags"]) for row in parsed.rows] == [False] * 3 + [True] * 3 + [False] * 2
+    assert "Listed here: 6 of 60 done, 2 of 9 failed;" in text
 
 
 def test_charts_escape_their_labels():

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from usvol import cli_study, evaluation, metrics, registry, weights
-from usvol.errors import ConfigError, DatasetError, LeakageError
+from usvol.errors import ConfigError, DatasetError, LeakageError, UsvolError
 from usvol.result import Scores
 from usvol.scan import Kind, Scan, Selection
 from usvol.training import loop
@@ -175,9 +175,14 @@ def test_an_undefined_metric_costs_no_rows(toy: Path, tmp_path: Path, monkeypatc
     def undefined(rows: Any, groups: Any) -> Any:
         raise metrics.UndefinedMetricError("kappa needs two classes")
 
+    def row(result: Any, case: Case) -> dict[str, float]:
+        if case.id.startswith("3_2_"):
+            raise UsvolError("its label map holds strange values")
+        return _row(result, case)
+
     task = registry.module(registry.Group.TASKS, "toy")
     path = _train(toy, tmp_path / "run", epochs=1)
-    monkeypatch.setattr(task, "TRAINING", dataclasses.replace(RECIPE, metrics=undefined))
+    monkeypatch.setattr(task, "TRAINING", dataclasses.replace(RECIPE, metrics=undefined, row=row))
     monkeypatch.setattr(
         registry, "build_task", lambda name, device, overrides: _ToyTask(path, overrides.get("member", 0))
     )
@@ -186,7 +191,8 @@ def test_an_undefined_metric_costs_no_rows(toy: Path, tmp_path: Path, monkeypatc
     told = json.loads(capsys.readouterr().out)
     assert told == json.loads((out / "evaluation.json").read_text())
     assert told["metrics"] == {} and told["undefined"] == "kappa needs two classes"
-    assert len(told["rows"]) == told["n"] == 48
+    assert len(told["rows"]) == told["n"] == 47
+    assert list(told["unread"].values()) == ["its label map holds strange values"]
     assert "No metrics: kappa needs two classes." in (out / "evaluation.md").read_text()
 
 
@@ -470,3 +476,18 @@ def test_official_folds_are_taken_where_their_number_fits(toy: Path) -> None:
     cases = [dataclasses.replace(c, fold=int(c.patient) % 3) for c in _toy_cases(toy)]
     assert loop._folds(RECIPE, cases, count=3) == {c.id: c.fold for c in cases}
     assert set(loop._folds(RECIPE, cases, count=4).values()) == {0, 1, 2, 3}
+
+
+def test_a_training_that_cannot_go_on_says_why(toy: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="diverged in epoch 0"):
+        _train(toy, tmp_path / "run", learning_rate=1e38, epochs=2)
+    _train(toy, tmp_path / "run", epochs=1)
+    for name, said in (("network.safetensors", "cut off"), ("checkpoints/last.ckpt", "from its beginning")):
+        path = tmp_path / "run" / "member_1" / name
+        path.write_bytes(path.read_bytes()[:20])
+        with pytest.raises(ConfigError, match=said):
+            _train(toy, tmp_path / "run", epochs=1, resume=True)
+    for path in toy.iterdir():
+        path.write_bytes(b"no picture")
+    with pytest.raises(DatasetError, match="no case is left to learn from"):
+        _train(toy, tmp_path / "none")

@@ -60,7 +60,7 @@ def cases(tmp_path):
 
 def test_a_sample_holds_tensors_references_and_a_hashed_patient(recipe, cases, tmp_path):
     first, *_ = prepare_cases(recipe, cases, cache=tmp_path / "cache")
-    assert set(first) == {"mean", "severity", "id", "dataset", "patient_key", "prepared_sha256"}
+    assert set(first) == {"mean", "severity", "id", "dataset", "patient_key", "keys", "prepared_sha256"}
     assert first["severity"] == 0
     assert first["patient_key"] == cases[0].patient_key != "p0"
     assert 20 < float(first["mean"]) < 200
@@ -226,3 +226,13 @@ def test_no_phantoms_are_made_where_none_are_wanted(recipe, calls, tmp_path):
     assert prepare_phantoms(recipe, count=0, cache=tmp_path) == []
     assert prepare_phantoms(dataclasses.replace(recipe, phantom=None), count=3, cache=tmp_path) == []
     assert not calls
+
+
+def test_a_cache_that_was_cut_off_is_made_anew(recipe, cases, calls, tmp_path):
+    (first, *_) = prepare_cases(recipe, cases, cache=tmp_path / "cache")
+    before = len(calls)
+    stored = sorted((tmp_path / "cache").iterdir())
+    stored[0].write_bytes(stored[0].read_bytes()[:20])
+    again = prepare_cases(recipe, cases, cache=tmp_path / "cache")
+    assert len(calls) == before + 1
+    assert torch.equal(first["mean"], again[0]["mean"])

@@ -22,8 +22,10 @@ from usvol.loading import (
     is_there,
     name_of,
     parts,
+    probe,
     scans_in,
 )
+from usvol.scan import Header
 
 
 class Ignored(StrEnum):
@@ -92,7 +94,7 @@ def discover(inputs: Sequence[str | Path], *, exclude: Path | None = None) -> Fo
 
 def _roots(inputs: Iterable[str | Path]) -> Iterator[Path]:
     for given in inputs:
-        path = Path(given).expanduser()
+        path = expanded(Path(given))
         try:
             found = is_there(path)
         except OSError:
@@ -106,6 +108,22 @@ def _roots(inputs: Iterable[str | Path]) -> Iterator[Path]:
             what = "matches no file" if glob.has_magic(str(path)) else "does not exist"
             raise ConfigError(f"Input {str(given)!r} {what}. Give files, folders or globs that exist.")
         yield from map(Path, matches)
+
+
+def expanded(path: Path) -> Path:
+    """Return a path with a home for its leading ``~``, unless it exists as it is or there is no such home."""
+    try:
+        return path.expanduser() if str(path).startswith("~") and not is_there(path) else path
+    except (OSError, RuntimeError):
+        return path
+
+
+def looked_at(path: Path) -> Header | Exception:
+    """Return the header of an item, or what kept it from being read."""
+    try:
+        return probe(path)
+    except Exception as error:  # noqa: BLE001 (the per-item boundary)
+        return error
 
 
 def resolved(path: Path) -> Path:
@@ -189,8 +207,11 @@ def _reason(path: Path) -> Ignored | None:
 
 
 def _labels_one_of(names: Set[str], path: Path) -> bool:
-    volume = path.name.lower().endswith(tuple(SUFFIXES["nifti"] | SUFFIXES["metaimage"]))
-    return volume and LABEL_ENDING.sub("", name_of(path)) in names - {name_of(path)}
+    if not path.name.lower().endswith(tuple(SUFFIXES["nifti"] | SUFFIXES["metaimage"])):
+        return False
+    own = name_of(path)
+    base = LABEL_ENDING.sub("", own)
+    return base != own and base in names
 
 
 def _natural(path: Path) -> list[tuple[int, int | str]]:

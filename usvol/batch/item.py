@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
 import logging
 import os
-import shutil
 import threading
 import time
 import traceback
@@ -21,12 +21,14 @@ from usvol import loading, pipeline, writing
 from usvol.batch.discovery import Item
 from usvol.batch.outcome import Outcome, Status, row_of
 from usvol.encoding import jsonable
-from usvol.errors import CancelledError, KindError, UsvolError
+from usvol.errors import CancelledError, DiskFullError, KindError, UsvolError
 from usvol.loading import printable
 from usvol.scan import Header, Kind, Scan, Selection, Vec3
 from usvol.task import Task
 
 log = logging.getLogger("usvol")
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,10 @@ class Stated:
 def process(task: Task, item: Item, *, out: Path, stated: Stated, turn: threading.Lock) -> Outcome:
     """Load, run and write one item below ``out``; never raises for what the item causes.
 
+    Raises:
+        DiskFullError: no item could be written any more.
+        CancelledError: whoever supervises the run has cancelled it.
+
     A scan of a kind the task does not take is skipped; any other error fails the item and leaves
     a record in ``quarantine/``. The network runs while ``turn`` is held; other stages overlap.
     """
@@ -77,13 +83,15 @@ def process(task: Task, item: Item, *, out: Path, stated: Stated, turn: threadin
         outcome = Outcome(item.id, item.order, printable(item.path), Status.SKIPPED, "KindError", message)
     except CancelledError:
         raise  # nobody's fault: the item stays pending
-    except Exception as error:  # noqa: BLE001 (the per-item boundary)
+    except Exception as error:  # (the per-item boundary)
+        if isinstance(error, OSError) and error.errno in _FULL:
+            raise DiskFullError(out) from error
         outcome = failed(item, error, out=out)
     if outcome.status is not Status.DONE:
         # What an earlier version of the file gave must not pass for its result.
-        shutil.rmtree(out / "items" / item.id, ignore_errors=True)
+        writing.discard(out / "items" / item.id)
     if outcome.status is not Status.FAILED:
-        (out / "quarantine" / f"{item.id}.json").unlink(missing_ok=True)
+        record_of(item, out=out).unlink(missing_ok=True)
     return dataclasses.replace(outcome, seconds=round(time.perf_counter() - begun, 3))
 
 
@@ -96,6 +104,11 @@ def resume(item: Item, *, out: Path) -> Outcome | None:
     except (OSError, UsvolError):
         return None  # it is gone or shut, which the new attempt tells
     return Outcome(item.id, item.order, printable(item.path), Status.DONE, row=row_of(content), resumed=True)
+
+
+def record_of(item: Item, *, out: Path) -> Path:
+    """Return where the failure of an item is recorded."""
+    return out / "quarantine" / f"{item.id}.json"
 
 
 def failed(item: Item, error: BaseException, *, out: Path) -> Outcome:
@@ -111,8 +124,9 @@ def failed(item: Item, error: BaseException, *, out: Path) -> Outcome:
         "traceback": None if expected else printable("".join(traceback.format_exception(error))),
         "versions": dict(pipeline.versions()),
     }
-    (out / "quarantine").mkdir(parents=True, exist_ok=True)
-    writing.write_json(out / "quarantine" / f"{item.id}.json", record)
+    place = record_of(item, out=out)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    writing.write_json(place, record)
     return Outcome(item.id, item.order, printable(item.path), Status.FAILED, type(error).__name__, message)
 
 

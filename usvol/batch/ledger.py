@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from usvol.batch.discovery import Item
 from usvol.batch.outcome import Outcome, Status
-from usvol.errors import ConfigError
+from usvol.errors import ConfigError, DiskFullError, ProcessDiedError
 from usvol.loading import printable
 
 LEDGER_FILE = "ledger.sqlite"
+_PATIENCE_S = 60  # for a backup or a viewer that holds the file
+_PIECE = 1000
 _COLUMNS = "id, ordinal, path, status, reason, message, seconds, row"
 _CREATE = """
 CREATE TABLE IF NOT EXISTS items (
@@ -33,9 +36,10 @@ CREATE TABLE IF NOT EXISTS ignored (path TEXT PRIMARY KEY, reason TEXT NOT NULL)
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """An open ledger; used from one thread."""
+    """An open ledger; ``start`` may be called from any thread, all else from the one that opened it."""
 
     connection: sqlite3.Connection
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def plan(self, items: Iterable[Item], ignored: Iterable[tuple[Path, str]]) -> None:
         """Enter the items of this run; what an earlier run wrote about them stays, others leave."""
@@ -54,7 +58,7 @@ class Ledger:
 
     def start(self, item_id: str) -> None:
         """Note that an item is being worked on."""
-        with self.connection as db:
+        with self.lock, self.connection as db:
             db.execute(
                 "UPDATE items SET status = 'running', attempts = attempts + 1 WHERE id = ?", (item_id,)
             )
@@ -69,32 +73,43 @@ class Ledger:
 
     def release(self) -> None:
         """Set items begun but not finished back to pending, after an orderly stop."""
-        with self.connection as db:
+        with self.lock, self.connection as db:
             db.execute("UPDATE items SET status = 'pending', attempts = 0 WHERE status = 'running'")
 
+    def died(self) -> frozenset[str]:
+        """Return the ids of items given up because the process died while it worked on them."""
+        query = "SELECT id FROM items WHERE status = 'failed' AND reason = ?"
+        return frozenset(key for (key,) in self.connection.execute(query, (ProcessDiedError.__name__,)))
+
     def record(self, outcome: Outcome) -> None:
-        """Enter what became of an item."""
-        with self.connection as db:
+        """Enter what became of an item; how long a resumed one took stays as it was."""
+        facts = (
+            outcome.status,
+            outcome.reason,
+            outcome.message,
+            outcome.resumed,
+            outcome.seconds,
+            json.dumps(dict(outcome.row), ensure_ascii=False, allow_nan=False),
+            outcome.id,
+        )
+        with self.lock, self.connection as db:
             db.execute(
-                "UPDATE items SET status = ?, reason = ?, message = ?, seconds = ?, row = ?, "
-                "attempts = CASE WHEN ? = 'done' THEN 0 ELSE attempts END WHERE id = ?",
-                (
-                    outcome.status,
-                    outcome.reason,
-                    outcome.message,
-                    outcome.seconds,
-                    json.dumps(dict(outcome.row), ensure_ascii=False, allow_nan=False),
-                    outcome.status,
-                    outcome.id,
-                ),
+                "UPDATE items SET status = ?, reason = ?, message = ?, "
+                "seconds = CASE WHEN ? THEN seconds ELSE ? END, row = ?, attempts = 0 WHERE id = ?",
+                facts,
             )
 
     def outcomes(self) -> Iterator[Outcome]:
-        """Yield all items in the order of the input."""
-        for key, order, path, status, reason, message, seconds, row in self.connection.execute(
-            f"SELECT {_COLUMNS} FROM items ORDER BY ordinal"  # noqa: S608 (constant column list)
-        ):
-            yield Outcome(key, order, path, Status(status), reason, message, seconds, json.loads(row))
+        """Yield all items in the order of the input.
+
+        Read in pieces: who takes long over one keeps nobody from writing.
+        """
+        query = f"SELECT {_COLUMNS} FROM items WHERE ordinal > ? ORDER BY ordinal LIMIT {_PIECE}"  # noqa: S608 (constants)
+        last = -1
+        while piece := self.connection.execute(query, (last,)).fetchall():
+            for key, order, path, status, reason, message, seconds, row in piece:
+                yield Outcome(key, order, path, Status(status), reason, message, seconds, json.loads(row))
+            last = piece[-1][1]
 
     def counts(self) -> dict[Status, int]:
         """Count items by status; every status has an entry."""
@@ -111,16 +126,22 @@ def open_ledger(folder: Path) -> Iterator[Ledger]:
     """Open the ledger in an output folder, making it when needed.
 
     Raises:
-        ConfigError: the file there is not a usable ledger.
+        ConfigError: the file there is not a usable ledger, or others keep it locked.
+        DiskFullError: it cannot grow.
     """
     path = folder / LEDGER_FILE
-    connection = sqlite3.connect(path)
+    connection = sqlite3.connect(path, timeout=_PATIENCE_S, check_same_thread=False)
     try:
         # A lost last second costs a recount from result.json, a sync per item costs minutes.
         connection.execute("PRAGMA synchronous = OFF")
         connection.executescript(_CREATE)
         yield Ledger(connection)
     except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+            raise DiskFullError(folder) from error
+        if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+            held = f"{path}: another program has kept it locked for {_PATIENCE_S} s. Close that program,"
+            raise ConfigError(f"{held} then go on with --resume; results are kept.") from error
         raise ConfigError(f"{path}: not a usable ledger ({error}). Delete it; results are kept.") from error
     finally:
         connection.close()

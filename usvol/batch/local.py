@@ -26,10 +26,15 @@ def execute(
 ) -> Generator[Outcome]:
     """Yield one outcome per item, in the order of ``items``, working on ``workers`` at a time.
 
-    ``started`` is called, from the caller's thread, when an item is handed to the workers. Closing
+    ``started`` is called, from the worker's thread, when it begins with an item. Closing
     the iterator (or an exception in the caller) drops what waits and lets running items finish.
     """
     turn = threading.Lock()
+
+    def work(item: Item) -> Outcome:
+        started(item)
+        return process(task, item, out=out, stated=stated, turn=turn)
+
     waiting: deque[Future[Outcome]] = deque()
     source = iter(items)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="usvol")
@@ -37,10 +42,8 @@ def execute(
         while True:
             # A slow item at the head must not starve the workers; a bound keeps memory flat.
             while len(waiting) < 3 * workers and (item := next(source, None)) is not None:
-                started(item)
                 # In the caller's context, so that who supervises it can stop the items too.
-                work = contextvars.copy_context().run
-                waiting.append(pool.submit(work, process, task, item, out=out, stated=stated, turn=turn))
+                waiting.append(pool.submit(contextvars.copy_context().run, work, item))
             if not waiting:
                 return
             yield waiting[0].result()

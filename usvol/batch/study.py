@@ -6,9 +6,10 @@ import hashlib
 import json
 import logging
 import shutil
+import sqlite3
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -27,7 +28,7 @@ from usvol.batch.outcome import Outcome, Status
 from usvol.batch.run_file import RUN_FILE, SCHEMA, read_run
 from usvol.batch.tables import write_tables
 from usvol.encoding import jsonable
-from usvol.errors import CancelledError, ConfigError, ReadError
+from usvol.errors import CancelledError, ConfigError, DiskFullError, ProcessDiedError, ReadError
 from usvol.loading import printable
 from usvol.task import Task
 
@@ -152,11 +153,11 @@ def _run(
     on_start(len(found.items))
     tally = _Tally()
     with open_ledger(plan.out) as ledger:
-        crashes = ledger.running() if plan.existing is Existing.RESUME else {}
+        suspects = _suspects(ledger) if plan.existing is Existing.RESUME else _Suspects()
         ledger.plan(found.items, found.ignored)
         _drop_records(plan.out, found)
         try:
-            with closing(_outcomes(plan, task, found.items, ledger=ledger, crashes=crashes)) as outcomes:
+            with closing(_outcomes(plan, task, found.items, ledger=ledger, suspects=suspects)) as outcomes:
                 for outcome in outcomes:
                     ledger.record(outcome)
                     tally.add(outcome)
@@ -166,6 +167,10 @@ def _run(
                         break
         except (KeyboardInterrupt, CancelledError):
             tally.state = "interrupted"
+        except DiskFullError:
+            with suppress(DiskFullError, sqlite3.DatabaseError):
+                ledger.release()  # else these items would seem to have killed the process
+            raise
         _collect(plan, found.items, ledger=ledger, tally=tally)
         ledger.release()
         seconds = time.perf_counter() - clock
@@ -193,6 +198,7 @@ def rebuild(out: Path) -> Path:
     facts = read_run(out)
     if facts is None or not (out / LEDGER_FILE).is_file():
         raise ConfigError(f"{out} is not the output of 'usvol run': it has no {RUN_FILE} and {LEDGER_FILE}.")
+    writing.make_folder(out)  # as far as it may be written to
     with open_ledger(out) as ledger:
         finish(out, ledger, facts=facts)
     return out / "report.html"
@@ -210,32 +216,60 @@ class _Tally:
             self.computed += not outcome.resumed
 
 
+@dataclass(frozen=True, slots=True)
+class _Suspects:
+    """Items during which the process died: how often so far, and those given up after an earlier death."""
+
+    deaths: Mapping[str, int] = field(default_factory=dict)
+    given_up: frozenset[str] = frozenset()
+
+
+def _suspects(ledger: Ledger) -> _Suspects:
+    return _Suspects(ledger.running(), ledger.died())
+
+
 def _outcomes(
-    plan: Plan, task: Task, todo: tuple[Item, ...], *, ledger: Ledger, crashes: Mapping[str, int]
+    plan: Plan, task: Task, todo: tuple[Item, ...], *, ledger: Ledger, suspects: _Suspects
 ) -> Generator[Outcome]:
-    """Yield complete results first, then compute the rest."""
+    """Yield complete results first, then compute the rest.
+
+    What was in work when the process died is computed first and alone: of several, one killed it.
+    """
     rest: list[Item] = []
     for item in todo:
         complete = items.resume(item, out=plan.out) if plan.existing is Existing.RESUME else None
         if complete is not None:
             yield complete
-        elif crashes.get(item.id, 0) >= _MAX_CRASHES:
-            cause = f"the process died {crashes[item.id]} times while working on it"
-            error = ReadError(item.path, cause, "run it alone to see the cause, or take it out of the input")
-            yield items.failed(item, error, out=plan.out)
+        elif suspects.deaths.get(item.id, 0) >= _MAX_CRASHES or _stays_given_up(plan, item, suspects):
+            yield items.failed(item, _died(item), out=plan.out)
         else:
             rest.append(item)
-    with closing(
-        execute(
+    alone = [item for item in rest if item.id in suspects.deaths]
+    others = [item for item in rest if item.id not in suspects.deaths]
+    for some, workers in ((alone, 1), (others, plan.workers)):
+        computed = execute(
             task,
-            rest,
+            some,
             out=plan.out,
             stated=plan.stated,
-            workers=plan.workers,
+            workers=workers,
             started=lambda item: ledger.start(item.id),
         )
-    ) as computed:
-        yield from computed
+        with closing(computed):
+            yield from computed
+
+
+def _stays_given_up(plan: Plan, item: Item, suspects: _Suspects) -> bool:
+    """Tell whether an item was given up before, and nobody took its record away to have it tried again."""
+    return item.id in suspects.given_up and items.record_of(item, out=plan.out).is_file()
+
+
+def _died(item: Item) -> ProcessDiedError:
+    return ProcessDiedError(
+        item.path,
+        f"the process died {_MAX_CRASHES} times while working on it",
+        f"run it alone to see the cause; to have it tried again delete quarantine/{item.id}.json",
+    )
 
 
 def _collect(plan: Plan, todo: tuple[Item, ...], *, ledger: Ledger, tally: _Tally) -> None:

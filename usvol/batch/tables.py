@@ -10,6 +10,7 @@ from typing import Any
 from usvol.batch.outcome import Outcome
 
 _FIXED = ("id", "path", "status", "reason", "message", "kind", "calibration", "patient_key")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _LAST = ("flags", "seconds", "input_sha256")
 
 
@@ -58,8 +59,13 @@ def _write_csv(columns: Mapping[str, list[Any]], path: Path) -> None:
     with partial.open("w", encoding="utf-8", newline="") as stream:
         table = csv.writer(stream)
         table.writerow(columns)
-        table.writerows(zip(*columns.values(), strict=True))
+        table.writerows([_inert(cell) for cell in row] for row in zip(*columns.values(), strict=True))
     partial.replace(path)
+
+
+def _inert(cell: Any) -> Any:
+    """Keep spreadsheets from computing a file name or message that begins as a formula does."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
 
 
 def _write_parquet(columns: Mapping[str, list[Any]], path: Path) -> None:
@@ -80,4 +86,5 @@ def _type(name: str, values: list[Any]) -> Any:
     if any(isinstance(value, str) for value in values):
         values[:] = [None if value is None else str(value) for value in values]
         return pa.string()
+    values[:] = [None if value is None else float(value) for value in values]
     return pa.float64()

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -188,9 +189,15 @@ def _slices(path: Path) -> Sequence[Path]:
     """Return the files of a folder, or of one series in it; none for a file."""
     if dicom_series.is_series_path(path):
         slices = dicom_series.slices_of(path)
-        _dicom_files(path.parent)  # one that is shut, which may be a slice of this series, is an error
+        _require_open(path.parent, path.parent.stat().st_mtime_ns)
         return slices
     return _dicom_files(path) if path.is_dir() else ()
+
+
+@lru_cache(maxsize=64)
+def _require_open(folder: Path, mtime_ns: int) -> None:  # noqa: ARG001  the cache's key
+    """Raise where a file of a folder is shut: it may be a slice of the series that is read."""
+    _dicom_files(folder)
 
 
 def _dicom_files(folder: Path, *, limit: int | None = None, pass_shut: bool = False) -> list[Path]:

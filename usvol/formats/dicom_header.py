@@ -10,7 +10,6 @@ import hashlib
 import logging
 import re
 import struct
-import warnings as python_warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -42,6 +41,7 @@ from usvol.errors import (
     UnsupportedFormatError,
 )
 from usvol.formats import vendor
+from usvol.formats.quiet import unwarned
 from usvol.formats.samples import MAX_DECODED_BYTES, check_size
 from usvol.scan import Calibration, Source
 
@@ -103,8 +103,7 @@ def typed_errors(path: Path, doing: str) -> Iterator[None]:
     silence = _Silence()
     _PYDICOM_LOG.addFilter(silence)
     try:
-        with python_warnings.catch_warnings():
-            python_warnings.simplefilter("ignore")
+        with unwarned():
             yield
     except ReadError:
         raise
@@ -181,7 +180,7 @@ def glance(path: Path, keywords: Sequence[str]) -> pydicom.Dataset:
 
 
 def patient_key(dataset: pydicom.Dataset) -> str | None:
-    """Return a salted hash of PatientID (0010,0020), or None for a placeholder."""
+    """Return a pseudonym made of PatientID (0010,0020), or None for a placeholder: see ``Source``."""
     identity = str(dataset.get("PatientID") or "").strip()
     if identity.lower() in _NO_IDENTITY:
         return None

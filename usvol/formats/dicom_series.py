@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +20,8 @@ _NAME = re.compile(r"series-[0-9a-f]{8}")
 _FACTS = ("SeriesInstanceUID", "NumberOfFrames", "ImagePositionPatient")
 _HEAD_BYTES = 256
 _REMEMBERED = 1 << 16
+_FOLDERS = 64  # remembered with what is in them
+_SETTLED_NS = 2 * 10**9
 _SHOWN = 6
 
 
@@ -42,6 +45,14 @@ def find_stacks(folder: Path) -> dict[str, tuple[Path, ...]]:
     A series of slices: most of its files are images with places of their own in space. Multi-frame files
     and images of other series are in none.
     """
+    changed = folder.stat().st_mtime_ns
+    # A folder just written to may be written to again within the same tick of its clock.
+    settled = time.time_ns() - changed > _SETTLED_NS
+    return _stacks_of(folder, changed) if settled else _stacks_of.__wrapped__(folder, changed)
+
+
+@lru_cache(maxsize=_FOLDERS)
+def _stacks_of(folder: Path, mtime_ns: int) -> dict[str, tuple[Path, ...]]:  # noqa: ARG001  the cache's key
     known = {file: facts for file in sorted(folder.iterdir()) if (facts := _facts(file)) is not None}
     groups: dict[str, list[Path]] = {}
     for file, facts in known.items():

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import struct
-import warnings
 from pathlib import Path
+
+from usvol.formats.quiet import unwarned
 
 # What Pillow's GIF parser raises on damaged bytes.
 DAMAGE = (OSError, SyntaxError, ValueError, LookupError, TypeError, AttributeError, struct.error)
@@ -16,8 +17,7 @@ def first_damaged_frame(path: Path) -> int | None:
     from PIL import Image
 
     number = 0
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with unwarned():
         try:
             with Image.open(path, formats=("GIF",)) as image:
                 for number in itertools.count():

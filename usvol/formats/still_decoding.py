@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import struct
-import warnings
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from usvol.errors import (
     TruncatedFileError,
     UnsupportedFormatError,
 )
+from usvol.formats.quiet import unwarned
 
 MAX_PIXELS = 100_000_000
 EXIF_ORIENTATION = 0x0112
@@ -77,12 +77,10 @@ def open_still(path: Path) -> Iterator[Image.Image]:
     if path.stat().st_size == 0:
         raise EmptyFileError(path, "it has no bytes", "copy or export it again")
     try:
-        with warnings.catch_warnings():
-            # Sizes are judged here, and damaged metadata does not matter.
-            warnings.simplefilter("ignore")
-            with Image.open(path, formats=FORMATS) as image:
-                _check_pixels(path, image)
-                yield image
+        # Sizes are judged here, and damaged metadata does not matter.
+        with unwarned(), Image.open(path, formats=FORMATS) as image:
+            _check_pixels(path, image)
+            yield image
     except ReadError:
         raise
     except (Image.DecompressionBombError, MemoryError) as error:

@@ -10,6 +10,7 @@ import numpy as np
 from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 320, 150
+_NARROWEST = 1e-9  # spread of numbers, of the largest, that rounding explains
 _LEFT, _BOTTOM, _TOP = 8, 22, 18
 
 
@@ -54,6 +55,10 @@ def histogram(title: str, values: Sequence[float]) -> Markup:
     if whole:
         low, high = int(known.min()), int(known.max())
         return bars(title, [Bar(str(v), int((known == v).sum())) for v in range(low, high + 1)])
+    low, high = float(known.min()), float(known.max())
+    if not _NARROWEST * max(abs(low), abs(high)) < high - low < math.inf:
+        label = f"{low:.4g}" if f"{low:.4g}" == f"{high:.4g}" else f"{low:.4g} to {high:.4g}"
+        return bars(title, [Bar(label, known.size)])  # no bins lie between these
     counts, edges = np.histogram(known, bins=int(np.clip(math.sqrt(known.size) * 1.5, 6, 24)))
     ticks = {0, len(counts) // 2, len(counts) - 1}
     data = [

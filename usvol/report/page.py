@@ -54,8 +54,7 @@ def write_report(
         undefined=StrictUndefined,
         trim_blocks=True,
     )
-    # What has results comes first; the tables keep the order of the input.
-    listed = sorted(outcomes, key=lambda o: o.status is not Status.DONE)[:ROW_LIMIT]
+    listed = _listed(outcomes)
     columns = _columns(outcomes)
     score_names = list(dict.fromkeys(name for o in outcomes for name in o.row.get("scores", {})))
     html = environment.get_template("report.html.j2").render(
@@ -65,9 +64,9 @@ def write_report(
         columns=columns,
         score_names=score_names,
         rows=[_row(o, out, columns, score_names, embed=len(outcomes) <= EMBED_LIMIT) for o in listed],
-        row_limit=ROW_LIMIT,
+        listed=Counter(str(o.status) for o in listed),
         charts=_charts(outcomes, columns, score_names),
-        flag_codes=sorted({code for o in outcomes for code, _, _ in o.row.get("flags", ())}),
+        flag_codes=sorted({code for o in listed for code, _, _ in o.row.get("flags", ())}),
         problems=_problems(outcomes),
         ignored=ignored[:ROW_LIMIT],
         ignored_total=len(ignored),
@@ -79,6 +78,22 @@ def write_report(
     partial.write_text(html, encoding="utf-8")
     partial.replace(path)
     return path
+
+
+def _listed(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Choose the items of the table, results first; where not all fit, a quarter is for those without.
+
+    Of what has results, flagged items have up to half of the room. The order of the input is kept.
+    """
+    done = [o for o in outcomes if o.status is Status.DONE]
+    rest = [o for o in outcomes if o.status is not Status.DONE]
+    rest = rest[: max(ROW_LIMIT // 4, ROW_LIMIT - len(done))]
+    room = ROW_LIMIT - len(rest)
+    flagged = [o.id for o in done if o.row.get("flags")]
+    plain = [o.id for o in done if not o.row.get("flags")]
+    chosen = flagged[: max(room // 2, room - len(plain))]
+    chosen = {*chosen, *plain[: room - len(chosen)]}
+    return [*(o for o in done if o.id in chosen), *rest]
 
 
 def _asset(name: str) -> str:
@@ -114,8 +129,11 @@ def _image(out: Path, folder: str, pictures: Sequence[str], *, embed: bool) -> s
         return ""
     if not embed:
         return f"{folder}/{pictures[0]}"
-    picture = base64.b64encode(preview.thumbnail(out / folder / pictures[0])).decode("ascii")
-    return f"data:image/jpeg;base64,{picture}"
+    try:
+        small = preview.thumbnail(out / folder / pictures[0])
+    except OSError:  # damaged since
+        return ""
+    return f"data:image/jpeg;base64,{base64.b64encode(small).decode('ascii')}"
 
 
 def _shown(measured: Mapping[str, Any], name: str) -> str:

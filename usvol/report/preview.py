@@ -17,6 +17,7 @@ from usvol.result import Box, Curve, Heatmap, Labels, Line, Plane, Result, Score
 from usvol.scan import Scan
 
 LIMIT_BYTES = 300_000
+FILES = ("preview.png", "preview.gif")
 _STRIPS = 5  # panels under the picture
 _FRAMES = 24
 _MISSING_STEP_MS = 100  # display only: the speed of a GIF whose file has no frame times
@@ -29,11 +30,11 @@ def write(result: Result, scan: Scan, *, folder: Path) -> tuple[str, ...]:
         still = _planar(result, scan, middle, side=320)
     else:
         still = _orthogonal(result, scan, side=256)
-    _indexed([still], 192)[0].save(folder / "preview.png", optimize=True)
+    _indexed([still], 192)[0].save(folder / FILES[0], optimize=True)
     if scan.data.shape[0] < 2:
-        return ("preview.png",)
-    (folder / "preview.gif").write_bytes(_gif(result, scan))
-    return ("preview.png", "preview.gif")
+        return FILES[:1]
+    (folder / FILES[1]).write_bytes(_gif(result, scan))
+    return FILES
 
 
 def write_picture(scan: Scan, path: Path) -> None:

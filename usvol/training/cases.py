@@ -30,6 +30,8 @@ class Case:
         split: part of the data set's official split: only ``train`` is trained on, only ``test`` evaluated
             unless asked. None where it has none.
         fold: official fold for cross-validation, or None.
+        content: stands for the content of the scan where data sets of the user may name its patient in one
+            copy and not in another; None where patients are always named alike.
         read: reads the scan where ``usvol.load`` would misread the file; None where it does not.
     """
 
@@ -40,12 +42,21 @@ class Case:
     dataset: str = ""
     split: Split | None = None
     fold: int | None = None
+    content: str | None = None
     read: Callable[[Case], Scan] | None = None
 
     @property
     def patient_key(self) -> str:
         """16 hex digits that stand for the patient in weights and reports."""
-        return hashlib.sha256(f"usvol:{self.dataset}:{self.patient}".encode()).hexdigest()[:16]
+        return self._hashed(self.patient)
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """The patient key, and the key of the scan's content: what weights name."""
+        return frozenset({self.patient_key} | ({self._hashed(self.content)} if self.content else set()))
+
+    def _hashed(self, identity: str) -> str:
+        return hashlib.sha256(f"usvol:{self.dataset}:{identity}".encode()).hexdigest()[:16]
 
 
 def load_case(case: Case, *, selection: Selection) -> Scan:
@@ -77,7 +88,7 @@ def patient_folds(
     Example:
         >>> cases = [Case(str(i), f"p{i // 2}", Path("x")) for i in range(8)]
         >>> patient_folds(cases, folds=2, strata=[0, 0, 1, 1, 2, 2, 3, 3])
-        [1, 1, 0, 0, 0, 0, 1, 1]
+        [0, 0, 1, 1, 0, 0, 1, 1]
     """
     by_patient: dict[str, list[float]] = {}
     for case, value in zip(cases, strata, strict=True):
@@ -95,12 +106,12 @@ def patient_folds(
 
 
 def require_disjoint(train: Sequence[Case] | Sequence[str], test: Sequence[Case]) -> None:
-    """Raise ``LeakageError`` when a patient stands on both sides.
+    """Raise ``LeakageError`` when a patient, or a scan under whatever name, stands on both sides.
 
-    ``train`` may be cases or patient keys, such as those a weights file names.
+    ``train`` may be cases or keys, such as those a weights file names.
     """
-    keys = {item if isinstance(item, str) else item.patient_key for item in train}
-    shared = {case.patient_key for case in test} & keys
+    known = set().union(*({item} if isinstance(item, str) else item.keys for item in train))
+    shared = {case.patient_key for case in test if case.keys & known}
     if shared:
         raise LeakageError(
             f"{len(shared)} of the test patients were used for training these weights, so the result would "

@@ -10,11 +10,13 @@ import importlib
 import json
 import logging
 import sys
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from usvol import registry, weights
@@ -184,17 +186,22 @@ def fit_network(
     """Train one network on ``seen`` and return its averaged weights; when resuming keep a finished one.
 
     Raises:
-        ConfigError: what is to be resumed was made with other settings or cases.
+        ConfigError: what is to be resumed was made with other settings or cases, or is cut off.
+        DatasetError: there is no case.
     """
+    if not seen:
+        raise DatasetError(f"{name}: no case is left to learn from; what was left out is said above.")
     folder = fitting.out / name
     finished, last = folder / "network.safetensors", folder / "checkpoints" / "last.ckpt"
     facts = fingerprint(settings, seen)
     resumed = fitting.resume and (finished.is_file() or last.is_file())
+    if resumed and last.is_file() and not zipfile.is_zipfile(last):
+        raise ConfigError(f"{last}: cut off. Delete it; this network is then trained from its beginning.")
     if resumed:
         require_same(folder, facts)
     if resumed and finished.is_file():
         logger.info("%s is finished", name)
-        return load_file(finished)
+        return _stored(finished)
     try:
         import lightning
     except ImportError as error:
@@ -224,8 +231,17 @@ def fit_network(
     trainer = _trainer(settings, folder, device=fitting.device)
     trainer.fit(fit, loader, ckpt_path=str(last) if last.is_file() else None)
     kept = fit.kept()
-    save_file(kept, finished)
+    partial = finished.with_suffix(".part")
+    save_file(kept, partial)
+    partial.replace(finished)
     return kept
+
+
+def _stored(finished: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(finished)
+    except SafetensorError as error:
+        raise ConfigError(f"{finished}: cut off ({error}). Delete it and go on with --resume.") from error
 
 
 def _trainer(settings: FitSettings, folder: Path, *, device: str) -> lightning.Trainer:
@@ -310,7 +326,7 @@ def assemble(
 
 
 def _patients(samples: Sequence[Sample]) -> list[str]:
-    return sorted({s["patient_key"] for s in samples if s["dataset"] != "simulated"})
+    return sorted({key for s in samples if s["dataset"] != "simulated" for key in s["keys"]})
 
 
 def _read(

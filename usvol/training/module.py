@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from usvol.errors import ConfigError
 from usvol.training.recipe import FitSettings, Recipe
 
 
@@ -34,6 +35,18 @@ class Fit(lightning.LightningModule):
         loss = self.recipe.loss(self.network, batch, settings=self.settings)
         self.log("loss", loss, prog_bar=True, on_step=False, on_epoch=True)
         return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Stop a training that diverged.
+
+        Raises:
+            ConfigError: a weight is no number any more.
+        """
+        if not all(bool(torch.isfinite(value).all()) for value in self.network.state_dict().values()):
+            raise ConfigError(
+                f"The training diverged in epoch {self.current_epoch}: weights are no numbers. Set a lower "
+                f"learning_rate than {self.settings.learning_rate:g}."
+            )
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Move the average a little towards the weights of now."""

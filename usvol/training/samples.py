@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save, save_file
 
 from usvol import registry
@@ -145,7 +145,12 @@ def _prepared(recipe: Recipe, scan: Scan, labels: Labels | None) -> dict[str, Te
 
 
 def _sample(tensors: dict[str, Tensor], case: Case) -> Sample:
-    facts = {"id": case.id, "dataset": case.dataset, "patient_key": case.patient_key}
+    facts = {
+        "id": case.id,
+        "dataset": case.dataset,
+        "patient_key": case.patient_key,
+        "keys": sorted(case.keys),
+    }
     return {**case.reference, **tensors, **facts}
 
 
@@ -157,12 +162,24 @@ def _name(recipe: Recipe) -> str:
 def _cached(cache: Path, key: str, make: Callable[[], Prepared]) -> Prepared:
     digest = hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()  # names need not be UTF-8
     stored = cache / f"{digest[:32]}.safetensors"
-    if not stored.is_file():
+    if not _is_whole(stored):
         cache.mkdir(parents=True, exist_ok=True)
         partial = stored.with_suffix(f".{os.getpid()}.part")
         tensors, facts = make()
         save_file(tensors, partial, metadata={"facts": json.dumps(facts)})
         partial.replace(stored)
+    return _read(stored)
+
+
+def _is_whole(stored: Path) -> bool:
+    try:
+        with safe_open(stored, framework="pt"):
+            return True
+    except (OSError, SafetensorError):
+        return False  # none, or one that was cut off
+
+
+def _read(stored: Path) -> Prepared:
     with safe_open(stored, framework="pt") as handle:
         metadata = handle.metadata() or {}
         return {name: handle.get_tensor(name) for name in handle.keys()}, json.loads(metadata["facts"])  # noqa: SIM118

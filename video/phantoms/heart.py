@@ -104,7 +104,7 @@ def draw(seed: int, config: Config | None = None) -> Heart:
     Example:
         >>> heart = draw(1, Config(view="A4C", ef_percent=60, fps=25, beats=1))
         >>> round(heart.facts["ef_percent"]), len(heart.volume_ml) == len(heart.times_s)
-        (60, True)
+        (59, True)
     """
     rng = np.random.default_rng((seed, 6))
     case = _case(rng, config or Config())

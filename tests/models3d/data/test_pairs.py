@@ -11,9 +11,10 @@ import SimpleITK
 
 import usvol
 from models3d.data.pairs import cases, read_labels
-from usvol.errors import DatasetError
+from usvol.errors import DatasetError, LeakageError
 from usvol.formats.nifti import write_nifti
 from usvol.scan import Grid
+from usvol.training.cases import require_disjoint
 
 GRID = Grid((5, 6, 7), spacing_mm=(1.0, 0.5, 0.7), origin_mm=(3.0, -2.0, 1.0))
 TASK = {1: "placenta", 2: "gestational_sac", 3: "fetus"}
@@ -108,6 +109,8 @@ def test_patients_come_from_a_table_a_mapping_or_a_pattern(nnunet, caplog):
     assert patients(nnunet) == ["x", "x", "y"]
     (nnunet / "patients.csv").write_text("case,patient\nP0_000,7\nP0_001,7\nP1_002,8\n")
     assert patients(nnunet) == ["7", "7", "8"]
+    (nnunet / "patients.csv").write_text("case,patient\nP0_000, 7\n P0_001,7 \nP1_002,8\nP1_002,8\n")
+    assert patients(nnunet) == ["7", "7", "8"]
 
 
 @pytest.mark.parametrize(
@@ -119,6 +122,14 @@ def test_patients_come_from_a_table_a_mapping_or_a_pattern(nnunet, caplog):
         ("patients.json", '{"pattern": "(?P<patient>Q.)"}', "finds no patient in P0_000"),
         ("patients.json", '{"pattern": "("}', "no regular expression"),
         ("patients.json", "[1]", "must hold an object"),
+        ("patients.json", '{"P0_000": null, "P0_001": 1, "P1_002": 2}', "unlike for P0_000"),
+        ("patients.json", '{"P0_000": 1.0, "P0_001": ["x"], "P1_002": 2}', "unlike for P0_000, P0_001"),
+        (
+            "patients.csv",
+            "case,patient\nP0_000,7\nP0_001,7\nP1_002,8\nP0_000,9\n",
+            "two patients for 'P0_000'",
+        ),
+        ("patients.csv", "case,patient\nP0_000,7\nP0_001, \nP1_002,8\n", "no patient for P0_001"),
         ("dataset.json", "{", "JSON"),
         ("dataset.json", "{}", 'needs "labels"'),
         ("dataset.json", '{"labels": {"a": 1, "b": 1}}', "same value 1"),
@@ -139,6 +150,28 @@ def test_a_volume_known_by_its_content_stays_the_same_patient_elsewhere(tmp_path
     write(tmp_path / "two" / "b_seg.nii.gz", labels())
     (one,), two = cases(tmp_path / "one"), cases(tmp_path / "two")
     assert one.patient_key == two[0].patient_key != two[1].patient_key
+
+
+def test_a_volume_trained_on_is_known_whoever_is_named_its_patient_later(nnunet):
+    before = cases(nnunet)
+    (nnunet / "patients.csv").write_text("case,patient\nP0_000,7\nP0_001,7\nP1_002,8\n")
+    after = cases(nnunet)
+    assert [case.patient_key for case in before] != [case.patient_key for case in after]
+    for known, tested in ((before, after), (after, before)):
+        with pytest.raises(LeakageError, match="2 of the test patients" if tested is after else "3 of"):
+            require_disjoint([key for case in known for key in case.keys], tested)
+    require_disjoint(list(after[2].keys), after[:2])
+
+
+@pytest.mark.parametrize(
+    ("shape", "said"), [((2, 5, 6, 7), "a volume sequence of 2 frames"), ((1, 1, 6, 7), "an? image of 1")]
+)
+def test_pairs_are_single_volumes(tmp_path, shape, said):
+    grid = Grid(shape[1:], GRID.spacing_mm)
+    write_nifti(tmp_path / "a.nii.gz", np.random.default_rng(0).random(shape).astype(np.float32), grid=grid)
+    write_nifti(tmp_path / "a_seg.nii.gz", np.zeros((1, *shape[1:]), np.uint8), grid=grid)
+    with pytest.raises(DatasetError, match="pairs are single volumes"):
+        cases(tmp_path)
 
 
 @pytest.mark.parametrize(

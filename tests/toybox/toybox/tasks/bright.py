@@ -5,6 +5,9 @@ It takes cines and volumes.
 
 from __future__ import annotations
 
+import errno
+import os
+import signal
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +23,8 @@ class Config(BaseModel):
 
     threshold: float = Field(default=100.0, ge=0, le=255)
     fail_on: str = ""
+    kill_on: str = ""
+    full_on: str = ""
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,10 @@ class Bright:
     def preprocess(self, scan: Scan) -> Scan:
         if self.config.fail_on and self.config.fail_on in str(scan.source.path):
             raise RuntimeError("a bug in the task")
+        if self.config.kill_on and self.config.kill_on in str(scan.source.path):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.config.full_on and self.config.full_on in str(scan.source.path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return scan.with_data(scan.data.float(), step="to float")
 
     def infer(self, scan: Scan) -> torch.Tensor:
