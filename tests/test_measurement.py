@@ -116,6 +116,8 @@ def test_halving_the_frame_times_doubles_the_heart_rate_and_leaves_the_ejection_
     slow, fast = beating(1.0), beating(0.5)
     assert measurement.heart_rate_bpm(slow) == pytest.approx(60.0)
     assert measurement.heart_rate_bpm(fast) == pytest.approx(2 * measurement.heart_rate_bpm(slow))
+    twice = dataclasses.replace(slow, events=(*slow.events, slow.events[-1], slow.events[-1]))
+    assert measurement.heart_rate_bpm(twice) == measurement.heart_rate_bpm(slow)
     of = [measurement.ejection_fraction_percent(max(c.values), min(c.values)) for c in (slow, fast)]
     assert of[0] == of[1]
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -16,6 +17,8 @@ START = Plane("cut", (1.0, 2.0, 3.0), normal=(1.0, 0.0, 0.0), up=(0.0, -1.0, 0.0
 
 def test_nothing_moved_is_the_same_plane():
     moved = nudged(START)
+    sure = dataclasses.replace(START, confidence=0.8)
+    assert nudged(sure).confidence == 0.8 and nudged(sure, turn_deg=5).confidence is None
     assert np.allclose((moved.point, moved.normal, moved.up), (START.point, START.normal, START.up))
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 
@@ -7,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from usvol.canonical import canonicalise, on_screen
 from usvol.fan_fitting import fan_mask, fit_fan
+from usvol.resampling import scan_convert, to_beam_space
 from usvol.scan import Fan, Grid, Scan
 from usvol.sector import gather, planar_sector
 
@@ -178,3 +181,57 @@ def test_real_lumify_clips_are_fans_of_one_probe(shared_data):
             fans.append(sector.fan)
     assert len(fans) >= 0.75 * len(clips)
     assert np.median([fan.angle_max_deg - fan.angle_min_deg for fan in fans]) == pytest.approx(68, abs=5)
+
+
+@pytest.mark.parametrize("spacing", [None, (0.3, 0.3, 0.3)])
+@pytest.mark.parametrize("turn", range(8))
+def test_beams_are_the_same_wherever_the_axes_of_the_plane_point(turn, spacing):
+    """A RAS affine of a planar NIfTI turns rows and columns round; PLUS knows other orders of axes."""
+    scan = canonicalise(scan_of(cine(fan_mask(FANS["symmetric"], (256, 300))), spacing))
+    signs, swapped = (1.0 - 2 * (turn & 1), float(1 - (turn & 2))), bool(turn & 4)
+    rows = ((signs[0], 0.0), (0.0, signs[1])) if not swapped else ((0.0, signs[1]), (signs[0], 0.0))
+    grid = dataclasses.replace(scan.grid, direction=((1.0, 0.0, 0.0), (0.0, *rows[0]), (0.0, *rows[1])))
+    turned = canonicalise(dataclasses.replace(scan, grid=grid, sector=None))
+    assert turned.sector is not None and turned.sector.fan is not None
+    beams, expected = (to_beam_space(s, depth_samples=60, lines=40).float() for s in (turned, scan))
+    assert float(expected.mean()) > 10
+    assert torch.allclose(beams, expected, atol=1)
+    assert scan.sector is not None
+    turned_origin = tuple(float(v) for v in np.asarray(grid.direction) @ np.asarray(grid.origin))
+    name = "origin_px" if spacing is None else "origin_mm"
+    about = dataclasses.replace(grid, **{name: turned_origin})  # turned about 0, where its own axes stay
+    one, two = (scan_convert(expected, on, fan=scan.sector.fan) for on in (about, scan.grid))
+    assert torch.allclose(one, two, atol=1e-3)
+
+
+LEVELS = {
+    "int16": lambda data: data.to(torch.int16),
+    "uint16": lambda data: data.to(torch.uint16),
+    "float": lambda data: data.float(),
+    "share": lambda data: data.double() / 255,
+    "signed": lambda data: data.to(torch.int16) - 128,
+    "pedestal": lambda data: data.to(torch.int32) + 30_000,
+    "dB": lambda data: (data.float() - int(data.max())) / 4,
+}
+
+
+@pytest.mark.parametrize("name", LEVELS)
+def test_the_same_levels_in_another_type_are_the_same_scan(name):
+    frames = cine(fan_mask(FANS["symmetric"], (256, 300))) // 2  # no level near white, as on a dark clip
+    plain = scan_of(frames)
+    other = dataclasses.replace(plain, data=LEVELS[name](plain.data))
+    one, two = canonicalise(plain), canonicalise(other)
+    assert one.sector is not None and two.sector is not None
+    assert one.grid == two.grid
+    assert torch.equal(one.sector.mask, two.sector.mask)
+    assert not two.data[..., ~two.sector.mask].any()
+    scale = 255 / int(plain.data.max()) if name == "dB" else 1.0  # no rule says what in dB is white
+    assert (on_screen(two).data.float() - (one.data.float() * scale)).abs().max() <= 1
+
+
+def test_volumes_of_signed_levels_are_black_outside():
+    data = torch.zeros(1, 1, 20, 30, 30, dtype=torch.uint8)
+    data[..., 4:16, 5:25, 6:24] = torch.randint(20, 200, (1, 1, 12, 20, 18), dtype=torch.uint8)
+    grid = Grid((20, 30, 30), (1.0, 1.0, 1.0))
+    plain, signed = canonicalise(Scan(data, grid)), canonicalise(Scan(data.to(torch.int16) - 128, grid))
+    assert torch.equal(plain.data.int(), signed.data.int())

@@ -310,3 +310,13 @@ def test_no_finding_takes_the_file_of_another(tmp_path):
     assert len({Path(file).stem for file in files} | {"preview", "result", "log"}) == len(names) + 3
     rows = [(tmp_path / "x" / f).read_text().splitlines()[1] for f in files]
     assert rows == [f"0,{float(i)}," for i in range(len(names))]
+
+
+def test_the_kind_of_a_result_is_told_without_its_scan(tmp_path):
+    scan = speckled(5, (1, 40, 48))
+    labels = Labels("m", torch.zeros(5, *scan.grid.shape, dtype=torch.uint8), scan.grid, {1: "m"})
+    whole = result(labels, grid=scan.grid)
+    kinds = {
+        content(writing.write(whole, tmp_path / n, scan=s))["kind"] for n, s in (("a", scan), ("b", None))
+    }
+    assert kinds == {"cine"}

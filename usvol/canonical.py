@@ -19,13 +19,15 @@ from usvol.scan import Grid, Scan, Sector
 from usvol.sector import eight_bit, grey_levels, planar_sector
 
 _WIDER = {torch.uint16: torch.int32, torch.uint32: torch.int64, torch.bool: torch.uint8}
+_WHITE = 255.0  # the brightest level of a screen
 _COARSE = 64  # samples along the longest axis of the volume in which the 3D sector is looked for
 
 
 def canonicalise(scan: Scan) -> Scan:
     """Orient, turn grey, crop to the insonified sector and set everything outside it to 0.
 
-    Samples that are no numbers (NaN, infinite) become the darkest level there is, +∞ the brightest.
+    Samples that are no numbers (NaN, infinite) become the darkest level there is, +∞ the brightest. Levels
+    below 0, or all above 255, are counted from the darkest, so that black is 0 as it is outside the sector.
     Volumes are permuted and flipped (exactly) so that their index axes run along world z, y, x as nearly as
     they can; planar scans keep their rows and columns. ``sector`` is filled; where no sector can be told from
     the samples the scan is not cropped, and only colour is masked.
@@ -38,25 +40,17 @@ def canonicalise(scan: Scan) -> Scan:
         >>> canonicalise(Scan(data, Grid((1, 80, 80)))).grid.origin_px
         (0.0, 20.0, 10.0)
     """
-    scan = oriented(_finite(_in_usual_type(scan)))
+    scan = oriented(_from_black(_finite(_in_usual_type(scan))))
     return _masked(_as_grey(_cropped(dataclasses.replace(scan, sector=find_sector(scan)))))
 
 
 def on_screen(scan: Scan) -> Scan:
-    """Return a planar scan in the 8-bit grey levels of a screen, which networks for cines have learned from.
-
-    Levels of 0-255 in a wider type are rounded, those of 0-1 multiplied by 255; others are scaled so that the
-    highest is 255.
-    """
+    """Return a planar scan in the grey levels that networks for cines learn from: see ``eight_bit``."""
     data = scan.data
     if data.dtype == torch.uint8:
         return scan
-    values = data.to(torch.float32).nan_to_num()
-    low, high = float(values.amin()), float(values.amax())
-    if low >= 0 and 1 < high <= 255:
-        return scan.with_data(values.round().to(torch.uint8), step=f"{data.dtype} rounded to 8 bits")
-    levels = (255 * values).round().to(torch.uint8) if low >= 0 and high <= 1 else eight_bit(values)
-    return scan.with_data(levels, step=f"{data.dtype} of {low:g} to {high:g} scaled to 0-255")
+    levels = eight_bit(data.to(torch.float32).nan_to_num())
+    return scan.with_data(levels, step=f"{data.dtype} brought to 8 bits")
 
 
 def not_finite(scan: Scan) -> int:
@@ -95,6 +89,20 @@ def _finite(scan: Scan) -> Scan:
     return scan.with_data(
         scan.data.nan_to_num(low, posinf=high, neginf=low), step=f"{count} samples that are no numbers filled"
     )
+
+
+def _from_black(scan: Scan) -> Scan:
+    """Count grey levels from the darkest where 0 is none of them, or lies amid them: signed samples, dB."""
+    if scan.data.dtype == torch.uint8:
+        return scan
+    low, high = (float(level) for level in scan.data.aminmax())
+    if 0 <= low <= _WHITE:
+        return scan
+    step = f"levels {low:g} to {high:g} counted from the darkest"
+    if scan.data.is_floating_point():
+        return scan.with_data((scan.data - low) * (_WHITE / max(high - low, 1e-12)), step=step)
+    wide = torch.int64 if high - low > torch.iinfo(torch.int32).max else torch.int32
+    return scan.with_data(scan.data.to(wide) - int(low), step=step)
 
 
 def _in_usual_type(scan: Scan) -> Scan:

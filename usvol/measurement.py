@@ -131,6 +131,8 @@ def ejection_fraction_percent(edv_ml: float, esv_ml: float) -> float:
 def heart_rate_bpm(curve: Curve, *, event: str = "ED") -> float:
     """Return beats per minute: 60 over the median time between successive ``event`` of ``curve``.
 
+    Events of one moment, as after one was dragged onto another, count once.
+
     Raises:
         UnknownTimeError: the cine has no frame times.
         ValueError: fewer than two such events.
@@ -139,9 +141,10 @@ def heart_rate_bpm(curve: Curve, *, event: str = "ED") -> float:
     times_s = [e.time_s for e in chosen if e.time_s is not None]
     if len(times_s) < len(chosen) or curve.times_s is None:
         raise UnknownTimeError("a heart rate")
-    if len(times_s) < 2:
-        raise ValueError(f"a heart rate needs two {event} events or more, got {len(times_s)}")
-    return 60.0 / float(np.median(np.diff(sorted(times_s))))
+    moments = sorted(set(times_s))
+    if len(moments) < 2:
+        raise ValueError(f"a heart rate needs two {event} events or more, got {len(moments)}")
+    return 60.0 / float(np.median(np.diff(moments)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,11 @@ def nudged(plane: Plane, *, offset: float = 0.0, tilt_deg: float = 0.0, turn_deg
     normal = normal * math.cos(tilt) + down * math.sin(tilt)
     normal = normal * math.cos(turn) + right * math.sin(turn)
     point = np.asarray(plane.point, float) + offset * normal
-    return dataclasses.replace(plane, point=vec3(point), normal=vec3(normal), up=vec3(up))
+    # How sure the network was is said of its own plane alone.
+    confidence = None if offset or tilt_deg or turn_deg else plane.confidence
+    return dataclasses.replace(
+        plane, point=vec3(point), normal=vec3(normal), up=vec3(up), confidence=confidence
+    )
 
 
 def middle_plane(grid: Grid, *, name: str = "plane") -> Plane:

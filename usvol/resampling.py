@@ -221,8 +221,8 @@ def to_beam_space(scan: Scan, *, depth_samples: int, lines: int) -> Tensor:
 def scan_convert(samples: Tensor, grid: Grid, *, fan: Fan | None) -> Tensor:
     """Draw beam samples ``t c depth line`` on a planar grid: ``t c 1 y x``, 0 outside.
 
-    The inverse of ``to_beam_space``: ``fan`` is in the world units of ``grid``; without one the samples span
-    the grid.
+    The inverse of ``to_beam_space``: ``fan`` lies in the plane of ``grid``; without one the samples span the
+    grid.
     """
     depth, lines = samples.shape[-2:]
     if fan is None:
@@ -433,11 +433,14 @@ def _lattice(shape: Shape3, matrix: np.ndarray) -> Tensor:
 
 
 def _plane_coordinates(grid: Grid) -> tuple[Tensor, Tensor]:
-    """World y and x of the samples of a planar grid, each (Y, X)."""
+    """Places of the samples of a planar grid down its rows and along its columns, each (Y, X)."""
     if not grid.is_planar:
         raise ValueError(f"a fan lies in a planar grid, this one is {grid.shape}")
-    world = _world_points(grid)[0]
-    return world[..., 1], world[..., 2]
+    _, y, x = grid.in_plane(np.asarray(grid.origin))
+    rows = y + grid.step[1] * torch.arange(grid.shape[1], dtype=torch.float64)
+    columns = x + grid.step[2] * torch.arange(grid.shape[2], dtype=torch.float64)
+    down, along = torch.meshgrid(rows, columns, indexing="ij")
+    return down, along
 
 
 def _world_to_index(grid: Grid, world: Tensor) -> Tensor:
@@ -456,7 +459,8 @@ def _beam_points(fan: Fan, grid: Grid, size: tuple[int, int]) -> Tensor:
     angle = torch.deg2rad(fan.angle_min_deg + lines * (fan.angle_max_deg - fan.angle_min_deg))
     y = fan.apex[0] + radius[:, None] * torch.cos(angle)
     x = fan.apex[1] + radius[:, None] * torch.sin(angle)
-    return torch.stack([torch.full_like(y, grid.origin[0]), y, x], -1)
+    places = torch.stack([torch.full_like(y, grid.in_plane(np.asarray(grid.origin))[0]), y, x], -1)
+    return places @ torch.tensor(grid.direction, dtype=torch.float64).T
 
 
 def _oversampling(fan: Fan, grid: Grid, depth_samples: int, lines: int) -> tuple[int, int]:

@@ -147,6 +147,10 @@ class Grid:
         """Map world coordinates of shape (..., 3) to indices of shape (..., 3)."""
         return (np.asarray(world, float) - self.affine[:3, 3]) @ np.linalg.inv(self.affine[:3, :3]).T
 
+    def in_plane(self, world: np.ndarray) -> np.ndarray:
+        """Map world coordinates (..., 3) to those along the grid's own axes z, y, x."""
+        return np.asarray(world, float) @ np.asarray(self.direction)
+
     def require_spacing_mm(self, quantity: str, reason: str = "its file carries no scale") -> Vec3:
         """Return the spacing in mm, or raise ``UncalibratedError`` naming ``quantity``."""
         if self.spacing_mm is None:
@@ -224,12 +228,13 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Fan:
-    """A planar fan (convex, phased or sector probe) in the world units of its grid.
+    """A planar fan (convex, phased or sector probe) in the plane of its grid and in its world units.
 
     Attributes:
-        apex: world (y, x) where the scan lines meet, often outside the image.
+        apex: (y, x) along the grid's own rows and columns where the scan lines meet, often outside the image;
+            world y and x where ``direction`` is the identity (``Grid.in_plane`` in general).
         radius_min, radius_max: distance from the apex to the first and last sample of a line.
-        angle_min_deg, angle_max_deg: of the outer lines, 0 pointing along +y, positive to +x.
+        angle_min_deg, angle_max_deg: of the outer lines, 0 down the rows, positive along the columns.
     """
 
     apex: tuple[float, float]
@@ -337,9 +342,10 @@ class Header:
         return kind_of(self.frames, self.grid.shape)
 
     def with_spacing(self, spacing_mm: Vec3) -> Header:
-        """Return the header with a spacing (z, y, x) in mm that the user states."""
+        """Return the header with a spacing (z, y, x) in mm of its own samples that the user states."""
         source = self.source.with_stated_spacing(spacing_mm)
-        return dataclasses.replace(self, grid=self.grid.with_spacing(spacing_mm), source=source)
+        own = spacing_mm if self.grid.is_calibrated else vec3(np.asarray(spacing_mm) / self.grid.step_px)
+        return dataclasses.replace(self, grid=self.grid.with_spacing(own), source=source)
 
     def with_fps(self, fps: float) -> Header:
         """Return the header with frame times of a constant rate (frames per second) that the user states."""

@@ -22,6 +22,7 @@ _FRAMES = 32  # frames looked at
 _COLOUR_FRAMES = 8  # frames looked at for colour, at full size
 _SIDE_PX = 512  # longer side of the search image
 _NOISE = (2, 6, 12)  # grey levels by which a painted constant varies: video codecs, JPEG, dithered GIF
+_WHITE = 255.0
 _CHROMA = 36  # chroma distance from the scan's own tone curve that only colour reaches
 _MOSTLY = 0.6  # of a sector
 _MIN_AREA = 0.03  # of the image: less is no sector
@@ -76,12 +77,21 @@ def _some(data: Tensor, count: int) -> Tensor:
 
 
 def eight_bit(data: Tensor) -> Tensor:
-    """Map samples of any dtype to uint8 grey levels for looking at (not for measuring)."""
+    """Map samples of any dtype to the uint8 grey levels of a screen, for looking at (not for measuring).
+
+    Levels of 0-255 in a wider type are rounded, those of 0-1 multiplied by 255; others are scaled so that the
+    darkest is 0 and the brightest 255 (of those from 0 on, 0 stays 0).
+    """
     if data.dtype == torch.uint8:
         return data
     values = data.float()
     low, high = float(values.amin()), float(values.amax())
-    return ((values - min(low, 0.0)) * (255.0 / max(high - min(low, 0.0), 1e-12))).round().to(torch.uint8)
+    if low >= 0 and 1 < high <= _WHITE:
+        return values.round().to(torch.uint8)
+    if low >= 0 and high <= 1:
+        return (_WHITE * values).round().to(torch.uint8)
+    black = low if low < 0 or low > _WHITE else 0.0
+    return ((values - black) * (_WHITE / max(high - black, 1e-12))).round().to(torch.uint8)
 
 
 def grey_levels(data: Tensor) -> Tensor:
@@ -215,11 +225,12 @@ def _scaled(fit: FanFit, factor: int, aspect: float) -> FanFit:
 
 
 def _in_world(fan: Fan, grid: Grid) -> Fan:
-    """Map a fan in pixels (x already in units of y) to the world units of its grid."""
+    """Map a fan in pixels (x already in units of y) to the plane of its grid, in world units."""
     step = grid.step[1]
+    _, y, x = grid.in_plane(np.asarray(grid.origin))
     return dataclasses.replace(
         fan,
-        apex=(grid.origin[1] + fan.apex[0] * step, grid.origin[2] + fan.apex[1] * step),
+        apex=(float(y) + fan.apex[0] * step, float(x) + fan.apex[1] * step),
         radius_min=fan.radius_min * step,
         radius_max=fan.radius_max * step,
     )

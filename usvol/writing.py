@@ -377,7 +377,11 @@ def _cell(value: float | int) -> float | int | str:
 
 
 def _kind(result: Result, scan: Scan | None) -> str:
-    frames = scan.data.shape[0] if scan is not None else len(result.source.frame_indices or (0,))
+    if scan is not None:
+        return str(kind_of(scan.data.shape[0], result.grid.shape))
+    told = [len(f.data) for f in result.findings if isinstance(f, Labels | Heatmap)]
+    told += [len(f.values) for f in result.findings if isinstance(f, Curve)]
+    frames = max([len(result.source.frame_indices or (0,)), *told])
     return str(kind_of(frames, result.grid.shape))
 
 

@@ -79,14 +79,17 @@ def findings_of(readings: Mapping[int, Reading], scan: Scan) -> tuple[Finding, .
     return tuple(found)
 
 
-def curve_of(readings: Mapping[int, Reading], scan: Scan) -> Curve:
-    """Return the area-derived diameter of the annulus over the frames in which the valve is whole."""
+def curve_of(readings: Mapping[int, Reading], scan: Scan) -> Curve | None:
+    """Return the area-derived diameter of the annulus over the frames in which the valve is whole, if any."""
     frames = [frame for frame, reading in readings.items() if reading.seen >= MEASURED_FROM]
+    if not frames:
+        return None
     values = [
         measures(readings[frame].vertices.double().numpy())["annulus_diameter_area_mm"] for frame in frames
     ]
     times_s = None if scan.times_s is None else tuple(scan.times_s[frame] for frame in frames)
-    return Curve("annulus_diameter_area", tuple(values), "mm", times_s, tuple(frames))
+    in_file = scan.source.frame_indices or range(len(scan.data))
+    return Curve("annulus_diameter_area", tuple(values), "mm", times_s, tuple(in_file[f] for f in frames))
 
 
 def measurements_of(findings: tuple[Finding, ...], scan: Scan) -> tuple[Measurement, ...]:

@@ -66,6 +66,8 @@ def surface_of(chances: Tensor, value: int, *, grid: Grid, name: str) -> Surface
     field = smooth if smooth.max() > 0 else lead
     vertices, faces, _, _ = marching_cubes(np.pad(field, 1, constant_values=-1.0), 0.0)
     index = np.clip(vertices - 1, -0.5, np.asarray(grid.shape) - 0.5)
+    if np.linalg.det(np.asarray(grid.direction)) < 0:
+        faces = faces[:, ::-1]  # in a mirrored grid the outside would be inside
     return Surface(
         name,
         torch.from_numpy(np.ascontiguousarray(grid.to_world(index), np.float32)),

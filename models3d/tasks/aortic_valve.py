@@ -167,7 +167,8 @@ class AorticValve:
         if not readings:
             return (nothing(scan),)
         found = findings_of(readings, scan)
-        return (*found, curve_of(readings, scan)) if len(scan.data) > 1 else found
+        curve = curve_of(readings, scan) if len(scan.data) > 1 else None
+        return found if curve is None else (*found, curve)
 
     def measure(self, findings: tuple[Finding, ...], scan: Scan) -> tuple[Measurement, ...]:
         """Return diameters, heights and the volume of the root in the first frame, with their ranges."""

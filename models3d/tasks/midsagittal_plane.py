@@ -149,7 +149,7 @@ class MidsagittalPlane:
         return (
             *_diameters(box, scan.grid, found=plane is not None),
             *_angles(plane, scan.grid),
-            Measurement("symmetry", plane.confidence if plane else None, "1", note=None if plane else _NONE),
+            _symmetry(plane),
         )
 
     def flags(self, raw: Raw, scan: Scan) -> tuple[Flag, ...]:
@@ -203,6 +203,13 @@ def _views(scan: Scan) -> Iterator[View]:
 def _view(scan: Scan, mask: Tensor) -> View:
     grey = stretched(scan.data[0, 0], mask)
     return View(grey, mask, coarser=pyramid(grey, mask))
+
+
+def _symmetry(plane: Plane | None) -> Measurement:
+    if plane is None:
+        return Measurement("symmetry", None, "1", note=_NONE)
+    note = "not judged: the plane was moved by hand" if plane.confidence is None else None
+    return Measurement("symmetry", plane.confidence, "1", note=note)
 
 
 def _by_symmetry(view: View, centre: Tensor, *, radius: float) -> Pose:

@@ -427,6 +427,13 @@ def test_stated_spacing_and_rate_are_used(inputs):
     assert times == pytest.approx([i / 10 for i in range(6)])
 
 
+def test_stated_spacing_is_that_of_the_file_that_is_given(tmp_path):
+    """Also where its own header says that it steps over two samples of another."""
+    coarse = Grid((6, 8, 10), step_px=(2.0, 2.0, 2.0))
+    path = write_nifti(tmp_path / "a.nii.gz", np.ones(coarse.shape, np.uint8), grid=coarse)
+    assert Stated((0.5, 0.5, 0.5)).load(tmp_path / "a.nii.gz").grid.spacing_mm == (0.5, 0.5, 0.5), path
+
+
 def test_stated_spacing_follows_frames_shrunk_in_decoding(tmp_path):
     from usvol import loading
     from usvol.scan import Selection

@@ -11,6 +11,7 @@ import SimpleITK
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from usvol.batch.item import Stated
 from usvol.errors import (
     CorruptFileError,
     EmptyFileError,
@@ -143,6 +144,11 @@ def test_a_spacing_of_nan_along_an_axis_of_space_is_no_calibration(tmp_path, axi
     scan = metaimage.read(nrrd(path, VOLUME, f"spacings: {' '.join(stated)}"))
     assert not scan.grid.is_calibrated and scan.calibration.trust is Trust.ABSENT
     assert scan.calibration.reason.endswith(f"no sample spacing along {'xyz'[axis]}")
+    # What is stated counts, and not times what the header says, which is not believed.
+    assert Stated((0.8, 0.3, 0.4)).load(path).grid.spacing_mm == pytest.approx((0.8, 0.3, 0.4))
+    assert metaimage.probe(path).with_spacing((0.8, 0.3, 0.4)).grid.spacing_mm == pytest.approx(
+        (0.8, 0.3, 0.4)
+    )
 
 
 @pytest.mark.parametrize("axis", [0, 2])

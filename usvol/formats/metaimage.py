@@ -223,7 +223,12 @@ def _grid(
     if text.fields.get(_FRAME_KEY) in set(Frame):
         frame = Frame(text.fields[_FRAME_KEY])
     calibrated = calibration.trust is not Trust.ABSENT
-    affine[:3] *= (text.unit_mm or 1.0) if calibrated else 1.0
+    if calibrated:
+        affine[:3] *= text.unit_mm or 1.0
+    elif text.fields.get(_UNIT_KEY) != _SAMPLES:
+        # What it says of distances is not believed, so its world unit is its own sample.
+        affine[:3, :3] /= np.maximum(np.linalg.norm(affine[:3, :3], axis=0), 1e-12)
+        affine[:3, 3] = 0
     return grid_from_affine(path, affine, shape=shape, frame=frame, calibrated=calibrated)
 
 

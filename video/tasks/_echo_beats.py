@@ -68,8 +68,10 @@ def systoles(events: Sequence[Event]) -> tuple[Systole, ...]:
 
 def whole_beats(events: Sequence[Event]) -> int:
     """Count the beats seen from an event to its next like: none in a clip of less than one beat."""
-    names = [event.name for event in events]
-    return max(0, *(names.count(name) - 1 for name in EVENTS))
+    moments = {
+        (event.name, event.index) for event in events
+    }  # one dragged onto another of its name counts once
+    return max(0, *(sum(name == kind for name, _ in moments) - 1 for kind in EVENTS))
 
 
 def size_events(sizes: Sequence[float], times_s: Sequence[float] | None) -> list[tuple[str, int]]:

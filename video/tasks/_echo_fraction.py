@@ -77,7 +77,9 @@ def ef_measurements(
         reason: why the scan has no scale, if it has none.
     """
     beats = systoles(curve.events)
-    found = [beat for beat in beat_discs(labels, beats) if beat is not None]
+    whole = [beat for beat in beat_discs(labels, beats) if beat is not None]
+    # One whose mask grows in systole has no EF, and no part in the other numbers either.
+    found = [beat for beat in whole if ef_by_discs(beat) is not None]
     by_name = {other.name: other.values for other in others}
     by_masks = [ef for beat in found if (ef := ef_by_discs(beat)) is not None]
     by_area = [ef for beat in found if (ef := ef_by_area_length(beat)) is not None]
@@ -89,8 +91,13 @@ def ef_measurements(
         over_beats(EF_NAMES["frames"], by_name.get(EF_NAMES["frames"], ())),
         *_volumes(found, calibrated=labels.grid.is_calibrated, reason=reason),
         over_beats("long_axis_shortening", [beat.shortening_percent for beat in found]),
-        Measurement("beats", len(beats), "1", note="with an ED and an ES"),
+        Measurement("beats", len(beats), "1", note=_beats_note(len(whole) - len(found))),
     )
+
+
+def _beats_note(grown: int) -> str:
+    out = f"; {grown} left out of volumes and EF by masks, for the mask grows in systole"
+    return f"with an ED and an ES{out if grown else ''}"
 
 
 def _volumes(beats: Sequence[BeatDiscs], *, calibrated: bool, reason: str) -> tuple[Measurement, ...]:

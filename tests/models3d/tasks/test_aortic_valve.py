@@ -147,6 +147,8 @@ def test_a_valve_cut_by_the_edge_is_said_to_be_and_not_measured():
     assert "cut_by_sector_edge" in {f.code for f in cut.flags}
     assert not [f for f in cut.findings if isinstance(f, Surface)]
     assert {m.note for m in cut.measurements} == {"partly outside the field of view"}
+    clip = dataclasses.replace(small, data=small.data.expand(2, -1, -1, -1, -1), times_s=(0.0, 0.1))
+    assert not [f for f in usvol.run(task, clip).findings if isinstance(f, Curve)]
 
 
 def test_without_a_scale_nothing_is_searched():

@@ -197,6 +197,9 @@ def test_diameters_and_angles_come_from_the_findings():
     assert numbers["bpd"] == pytest.approx(39.0, rel=1e-4) and numbers["ofd"] == pytest.approx(51.0, rel=1e-4)
     cosines = [math.cos(math.radians(numbers[f"normal_to_{a}_axis"])) for a in "zyx"]
     np.testing.assert_allclose(cosines, np.abs(axes()[:, 1].numpy()), atol=1e-4)
+    by_hand = [dataclasses.replace(f, confidence=None) if isinstance(f, Plane) else f for f in findings]
+    (symmetry,) = (m for m in task.measure(tuple(by_hand), scan) if m.name == "symmetry")
+    assert symmetry.value is None and "by hand" in symmetry.note
     with pytest.raises(UncalibratedError):
         task.measure(findings, Scan(scan.data, Grid(grid.shape)))
 

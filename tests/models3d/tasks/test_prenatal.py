@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from models3d.recipes.prenatal import Settings
 from models3d.tasks import prenatal
-from models3d.tasks._prenatal_anatomy import FETUS, PLACENTA, SAC, chances_of, tidy
+from models3d.tasks._prenatal_anatomy import FETUS, PLACENTA, SAC, chances_of, surface_of_mask, tidy
 from usvol import pipeline, quality
 from usvol.canonical import canonicalise
 from usvol.metrics import dice
@@ -284,3 +284,14 @@ def test_a_corrected_map_is_measured_as_painted_and_its_surfaces_are_drawn_anew(
     # Six faces of the painted cube more, but for what smoothing rounds off.
     growth = numbers["placenta_surface_area"].value - measured(result)["placenta_surface_area"].value
     assert growth == pytest.approx(6.0, abs=1.5)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_mesh_drawn_on_a_mirrored_grid_has_its_outside_out(sign):
+    grid = Grid((20, 22, 24), SPACING, direction=((sign, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)))
+    data = torch.zeros(1, *grid.shape, dtype=torch.uint8)
+    data[0, 5:15, 6:16, 7:17] = FETUS
+    mesh = surface_of_mask(Labels("structures", data, grid, {FETUS: "fetus"}), FETUS, name="fetus")
+    corners = mesh.vertices.double().flip(1)[mesh.faces]  # x, y, z, as meshes are written
+    signed = torch.linalg.det(corners).sum() / 6
+    assert float(signed) == pytest.approx(1000 * math.prod(SPACING), rel=0.1)

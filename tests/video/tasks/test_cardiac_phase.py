@@ -233,6 +233,10 @@ def test_a_moved_event_changes_rate_and_rr(perfect):
     assert measured(again)[RR].value == pytest.approx(1100)
     assert measured(again)["heart_rate"].value < measured(result)["heart_rate"].value
     assert perfect.follow(again.findings, {1}) is again.findings
+    moved[last] = moved[max(n for n, e in enumerate(moved[:last]) if e.name == "ED")]
+    findings[at] = dataclasses.replace(curve, events=tuple(moved))
+    onto = measured(pipeline.remeasure(perfect, result, findings=findings, scan=scan))
+    assert onto["heart_rate"].value == pytest.approx(60000 / onto[RR].value)
 
 
 def test_a_clip_unlike_those_of_training_is_flagged_and_not_scored(perfect):

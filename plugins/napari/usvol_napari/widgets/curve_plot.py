@@ -136,7 +136,7 @@ class CurvePlot(QWidget):
         self.menu.blockSignals(True)
         self.menu.clear()
         for position, finding in found:
-            if isinstance(finding, Curve):
+            if isinstance(finding, Curve) and finding.values:
                 self.menu.addItem(finding.name.replace("_", " "), position)
         self.menu.blockSignals(False)
         self.menu.setVisible(self.menu.count() > 1)
