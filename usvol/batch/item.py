@@ -28,7 +28,7 @@ from usvol.task import Task
 
 log = logging.getLogger("usvol")
 
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ def process(task: Task, item: Item, *, out: Path, stated: Stated, turn: threadin
     except CancelledError:
         raise  # nobody's fault: the item stays pending
     except Exception as error:  # (the per-item boundary)
-        if isinstance(error, OSError) and error.errno in _FULL:
+        if isinstance(error, OSError) and error.errno in FULL:
             raise DiskFullError(out) from error
         outcome = failed(item, error, out=out)
     if outcome.status is not Status.DONE:

@@ -132,7 +132,7 @@ def run_study(
     task = registry.build_task(
         plan.task, device=plan.device, overrides=plan.settings, config_file=plan.config_file
     )
-    with _sole_run(plan.out):
+    with _sole_run(plan.out), _room_in(plan.out):
         return _run(plan, task, found, on_start=on_start, on_outcome=on_outcome)
 
 
@@ -326,6 +326,17 @@ def _sole_run(out: Path) -> Iterator[None]:
             yield
         finally:
             (out / _LOCK_FILE).unlink(missing_ok=True)
+
+
+@contextmanager
+def _room_in(out: Path) -> Iterator[None]:
+    """Say of a full disk what it is, wherever it is met. Raises: DiskFullError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in items.FULL:
+            raise DiskFullError(out) from error
+        raise
 
 
 def _drop_records(out: Path, found: Found) -> None:
