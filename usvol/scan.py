@@ -184,6 +184,10 @@ class Grid:
         spacing = (y if self.is_planar else z, y, x)
         return dataclasses.replace(self, spacing_mm=vec3(spacing), origin_mm=vec3(origin))
 
+    def per_file_sample(self, spacing_mm: Vec3) -> Vec3:
+        """Turn a spacing stated of this grid's own samples into what ``with_spacing`` takes."""
+        return spacing_mm if self.is_calibrated else vec3(np.asarray(spacing_mm, float) / self.step_px)
+
     def _moved(self, origin: Any, step: Any, shape: Shape3) -> Grid:
         shape = tuple(int(n) for n in shape)  # type: ignore[assignment]
         if self.is_calibrated:
@@ -342,10 +346,9 @@ class Header:
         return kind_of(self.frames, self.grid.shape)
 
     def with_spacing(self, spacing_mm: Vec3) -> Header:
-        """Return the header with a spacing (z, y, x) in mm of its own samples that the user states."""
+        """Return the header with a spacing (z, y, x) in mm that the user states (``Grid.with_spacing``)."""
         source = self.source.with_stated_spacing(spacing_mm)
-        own = spacing_mm if self.grid.is_calibrated else vec3(np.asarray(spacing_mm) / self.grid.step_px)
-        return dataclasses.replace(self, grid=self.grid.with_spacing(own), source=source)
+        return dataclasses.replace(self, grid=self.grid.with_spacing(spacing_mm), source=source)
 
     def with_fps(self, fps: float) -> Header:
         """Return the header with frame times of a constant rate (frames per second) that the user states."""

@@ -23,7 +23,7 @@ from usvol.batch.outcome import Outcome, Status, row_of
 from usvol.encoding import jsonable
 from usvol.errors import CancelledError, DiskFullError, KindError, UsvolError
 from usvol.loading import printable
-from usvol.scan import Header, Kind, Scan, Selection, Vec3, vec3
+from usvol.scan import Header, Kind, Scan, Selection, Vec3
 from usvol.task import Task
 
 log = logging.getLogger("usvol")
@@ -59,7 +59,7 @@ class Stated:
                 z, y, x = (step * factor for step, factor in zip(spacing, ratio, strict=True))
                 spacing = (y if scan.grid.is_planar else z, y, x)
             else:  # what it steps over in its own file is no part of what is stated of that file's samples
-                spacing = vec3([mm / step for mm, step in zip(spacing, header.grid.step_px, strict=True)])
+                spacing = header.grid.per_file_sample(spacing)
             scan = scan.with_spacing(spacing)
         if self.fps is not None and scan.kind in {Kind.CINE, Kind.VOLUME_SEQUENCE}:
             scan = scan.with_fps(self.fps)

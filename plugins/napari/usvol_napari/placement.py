@@ -10,14 +10,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 from usvol.canonical import oriented
-from usvol.scan import Grid, Header, Scan
+from usvol.scan import Grid, Header, Scan, Vec3
 
 _EVEN = 0.05  # frame steps within 5 % of their median are one step
+
+
+_Cine = TypeVar("_Cine", Scan, Header)
+
+
+def at_spacing(cine: _Cine, spacing_mm: Vec3) -> _Cine:
+    """Return a scan or header whose own samples lie at a stated spacing."""
+    return cine.with_spacing(cine.grid.per_file_sample(spacing_mm))
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from usvol.scan import Grid, Header, Scan, Trust
 from usvol.writing import RESULT_FILE
 from usvol_napari.frame_layers import lazy_layers
 from usvol_napari.layers import Key, result_layers, scan_layers
-from usvol_napari.placement import Placement, oriented_grid
+from usvol_napari.placement import Placement, at_spacing, oriented_grid
 from usvol_napari.widgets.shown import STATED
 
 LayerTuples = list[tuple]
@@ -103,7 +103,7 @@ def stated_for(result: Result, grid: Grid) -> Stated:
 def _as_stated(cine: _Cine, facts: Stated) -> _Cine:
     """Return a scan or header with what was stated of it."""
     if facts.spacing_mm is not None:
-        cine = cine.with_spacing(facts.spacing_mm)
+        cine = at_spacing(cine, facts.spacing_mm)
     return cine if facts.fps is None else cine.with_fps(facts.fps)
 
 

@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from usvol.scan import IDENTITY, Frame, Grid, Scan
 from usvol_napari.placement import (
+    at_spacing,
     even_step_s,
     placement_of,
     space_scale,
@@ -112,3 +113,10 @@ def test_only_even_times_have_a_step(times, step):
 def test_identity_is_left_alone():
     grid = Grid(SHAPE, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), IDENTITY)
     assert placement_of(volume(grid)).grid is grid
+
+
+def test_a_stated_spacing_is_that_of_the_samples_that_are_seen():
+    grid = Grid((6, 8, 10), step_px=(2.0, 2.0, 2.0))
+    stated = at_spacing(Scan(torch.zeros(1, 1, *grid.shape), grid), (0.5, 0.4, 0.4))
+    assert stated.grid.spacing_mm == (0.5, 0.4, 0.4)
+    assert at_spacing(stated, (1.0, 0.8, 0.8)).grid.spacing_mm == (1.0, 0.8, 0.8)

@@ -23,7 +23,14 @@ from usvol.batch.item import Stated
 from usvol.measurement import ruler_spacing_mm
 from usvol.scan import Header, Scan, Vec3
 from usvol_napari.layers import Key
-from usvol_napari.placement import axes_shown, even_step_s, oriented_grid, space_scale, space_translate
+from usvol_napari.placement import (
+    at_spacing,
+    axes_shown,
+    even_step_s,
+    oriented_grid,
+    space_scale,
+    space_translate,
+)
 from usvol_napari.widgets.listening import listen
 from usvol_napari.widgets.messages import show_error
 from usvol_napari.widgets.shown import STATED, ShownScan, chosen_layer, header_of, same_scan, shown_scan
@@ -187,7 +194,7 @@ def state(layer: Layer, facts: Stated) -> None:
     if facts.spacing_mm is not None:
         spacing_mm: Vec3 = facts.spacing_mm
         source = source.with_stated_spacing(spacing_mm)
-        grid = placement.file_grid.with_spacing(spacing_mm)
+        grid = placement.file_grid.with_spacing(placement.file_grid.per_file_sample(spacing_mm))
         placement = dataclasses.replace(placement, grid=oriented_grid(grid), file_grid=grid)
     known = notes.get(Key.SCAN) or header_of(layer)
     if known is not None:
@@ -217,7 +224,7 @@ def _shows(layer: Layer, shown: ShownScan) -> bool:
 
 def _stated(known: Any, facts: Stated) -> Scan | Header:
     if facts.spacing_mm is not None:
-        known = known.with_spacing(facts.spacing_mm)
+        known = at_spacing(known, facts.spacing_mm)
     return known.with_fps(facts.fps) if facts.fps is not None else known
 
 
