@@ -105,9 +105,10 @@ def test_settings_come_from_defaults_then_file_then_overrides(toybox, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("threshold: 50\nfail_on: never\n")
     task = registry.build_task("bright", device="cpu")
-    assert task.provenance["config"] == {"threshold": 100.0, "fail_on": ""}
+    defaults = {"threshold": 100.0, "fail_on": "", "kill_on": "", "full_on": ""}
+    assert task.provenance["config"] == defaults
     task = registry.build_task("bright", device="cpu", config_file=recipe, overrides={"threshold": "70"})
-    assert task.provenance["config"] == {"threshold": 70.0, "fail_on": "never"}
+    assert task.provenance["config"] == {**defaults, "threshold": 70.0, "fail_on": "never"}
     assert task.provenance["task"] == "bright"
     assert task.provenance["device"] == "cpu"
 

@@ -1,8 +1,10 @@
-"""Builder of slice series, as a fixture because test modules cannot import each other."""
+"""The toy task and a builder of slice series, as fixtures because test modules cannot import each other."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -38,3 +40,13 @@ def write_slices(
 def slices() -> Callable[..., list[Path]]:
     """Give the function that writes slices of one series into a folder."""
     return write_slices
+
+
+@pytest.fixture(autouse=True)
+def toybox(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Put the package of the task ``bright`` where it is found, for one test."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "toybox"))
+    importlib.invalidate_caches()
+    yield
+    for name in [name for name in sys.modules if name.partition(".")[0] == "toybox"]:
+        del sys.modules[name]

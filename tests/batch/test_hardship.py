@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib
 import os
 import signal
 import sqlite3
@@ -21,15 +20,6 @@ from usvol.errors import ConfigError, DiskFullError
 from usvol.formats.video_writing import write_gif
 
 TOYBOX = Path(__file__).parents[1] / "toybox"
-
-
-@pytest.fixture(autouse=True)
-def toybox(monkeypatch):
-    monkeypatch.syspath_prepend(str(TOYBOX))
-    importlib.invalidate_caches()
-    yield
-    for name in [name for name in sys.modules if name.partition(".")[0] == "toybox"]:
-        del sys.modules[name]
 
 
 @pytest.fixture

@@ -2,11 +2,9 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import importlib
 import itertools
 import json
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -26,17 +24,6 @@ from usvol.formats.nifti import write_nifti
 from usvol.formats.video_writing import write_gif, write_video
 from usvol.scan import Grid, Selection
 from usvol.supervision import supervised
-
-TOYBOX = Path(__file__).parents[1] / "toybox"
-
-
-@pytest.fixture(autouse=True)
-def toybox(monkeypatch):
-    monkeypatch.syspath_prepend(str(TOYBOX))
-    importlib.invalidate_caches()
-    yield
-    for name in [name for name in sys.modules if name.partition(".")[0] == "toybox"]:
-        del sys.modules[name]
 
 
 def clip(path: Path, level: int = 200) -> Path:
