@@ -229,10 +229,11 @@ def test_no_phantoms_are_made_where_none_are_wanted(recipe, calls, tmp_path):
 
 
 def test_a_cache_that_was_cut_off_is_made_anew(recipe, cases, calls, tmp_path):
-    (first, *_) = prepare_cases(recipe, cases, cache=tmp_path / "cache")
+    # Numbers, not tensors: these look into the file, which is about to be cut.
+    first = [float(s["mean"]) for s in prepare_cases(recipe, cases, cache=tmp_path / "cache")]
     before = len(calls)
     stored = sorted((tmp_path / "cache").iterdir())
     stored[0].write_bytes(stored[0].read_bytes()[:20])
     again = prepare_cases(recipe, cases, cache=tmp_path / "cache")
     assert len(calls) == before + 1
-    assert torch.equal(first["mean"], again[0]["mean"])
+    assert [float(sample["mean"]) for sample in again] == first
