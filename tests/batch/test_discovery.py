@@ -151,6 +151,16 @@ def test_stills_of_one_place_and_of_many_series_are_no_damaged_slices(tmp_path, 
     assert len(discover([tmp_path]).items) == 8
 
 
+def test_a_folder_with_one_dicom_file_is_no_name_for_it(tmp_path, slices):
+    root = tmp_path / "in"
+    (cine,) = slices(root, count=1)
+    still(root / "key.png")
+    slices(root / "patient" / "exam", count=1, prefix="clip")
+    found = [item.path.relative_to(root).as_posix() for item in discover([root]).items]
+    assert found == [cine.name, "key.png", "patient/exam/clip0.dcm"]
+    assert loading.load(root / "patient" / "exam").kind is loading.load(cine).kind
+
+
 def test_what_lies_in_the_folder_of_a_scan_is_not_lost(tmp_path, slices):
     root = tmp_path / "in"
     slices(root)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from usvol.batch.outcome import Outcome, Status
-from usvol.report import charts, page, preview
+from usvol.report import charts, page, panels, preview
 
 FACTS = {
     "task": "toy",
@@ -98,6 +98,12 @@ def test_every_item_is_a_row_with_its_facts(tmp_path):
     assert "10 (9 to 11)" in text
     assert "TruncatedFileError" in text
     assert "width:75.0%" in text
+
+
+def test_only_grades_go_from_calm_to_alarming():
+    assert panels.class_colour(0, 4) == panels.RAMP[0]
+    assert panels.class_colour(3, 4) == panels.RAMP[-1]
+    assert not {panels.class_colour(index, 2) for index in range(2)} & set(panels.RAMP)
 
 
 def test_names_from_the_input_are_escaped(tmp_path):

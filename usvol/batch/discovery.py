@@ -177,7 +177,9 @@ def _walk(root: Path, gone_over: set[Path]) -> Iterator[tuple[Path, Ignored | No
 
 def _scans(folder: Path) -> tuple[Path, ...]:
     try:
-        return scans_in(folder)
+        scans = scans_in(folder)
+        # The only file of its format in a folder goes by its own name.
+        return () if scans == (folder,) and len(parts(folder)) == 1 else scans
     except Exception:  # noqa: BLE001 (each of its files says what is wrong)
         return ()
 

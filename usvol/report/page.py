@@ -153,7 +153,7 @@ def _score(probabilities: Mapping[str, Any] | None) -> Markup:
     shares = {name: share for name, share in probabilities.items() if name}
     parts = []
     for index, (name, share) in enumerate(shares.items()):
-        colour = "rgb({},{},{})".format(*panels.ramp_colour(index, len(shares)))
+        colour = "rgb({},{},{})".format(*panels.class_colour(index, len(shares)))
         style = f"width:{100 * (share or 0):.1f}%;background:{colour}"
         hint = f"{name}: {share:.2f}" if share is not None else name
         parts.append(Markup('<i style="{}" title="{}"></i>').format(style, hint))

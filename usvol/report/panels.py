@@ -54,7 +54,7 @@ def scores_panel(scores: Scores, width: int) -> Image.Image:
     for index, (name, share) in enumerate(zip(scores.classes, scores.probabilities, strict=True)):
         right = left + span * (share if math.isfinite(share) else 0.0)
         if right - left >= 1:
-            draw.rectangle((left, top, right - 1, bottom), fill=ramp_colour(index, len(scores.classes)))
+            draw.rectangle((left, top, right - 1, bottom), fill=class_colour(index, len(scores.classes)))
         if name == scores.decision:
             draw.line((left, bottom + 3, max(right - 1, left + 2), bottom + 3), fill=INK, width=_SCALE)
         if right - left > 16 * _SCALE and len(name) <= 3:
@@ -96,8 +96,13 @@ def marker_x(curve: Curve, frame: int, *, width: int) -> float:
     return 6 + min(max(share, 0.0), 1.0) * (width - 12)
 
 
-def ramp_colour(index: int, count: int) -> Colour:
-    """Return the colour of ordered class ``index`` of ``count``."""
+def class_colour(index: int, count: int) -> Colour:
+    """Return the colour of class ``index`` of ``count``: of a ramp where they are grades.
+
+    Two classes are none: what is present, found or sure is often good news.
+    """
+    if count == 2:
+        return (FAINT, ACCENT)[index]
     place = index / max(count - 1, 1) * (len(RAMP) - 1)
     low = min(int(place), len(RAMP) - 2)
     share = place - low
