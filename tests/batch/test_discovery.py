@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from pydicom import dcmread
 from usvol import loading
 from usvol.batch.discovery import Found, Ignored, _identity, _natural, discover
 from usvol.errors import ConfigError, ReadError
+from usvol.formats import dicom_series
 
 
 def still(path: Path, seed: int = 0) -> Path:
@@ -106,6 +108,22 @@ def test_each_series_of_a_folder_is_an_item_of_its_own(tmp_path, slices):
     assert {item.id for item in series} < {item.id for item in discover([root]).items}
     named = discover([series[0].path, root]).items
     assert [item.id for item in named if item.path == series[0].path] == [series[0].id]
+
+
+@pytest.mark.parametrize("clock_s", [-3600, 3600])
+def test_each_file_of_many_series_is_looked_at_a_few_times_whatever_the_clock_of_the_disk(
+    tmp_path, clock_s, slices, monkeypatch
+):
+    root = tmp_path / "in"
+    for series in range(12):
+        slices(root, count=3, series=f"1.2.{series}", prefix=f"{series}-")
+    os.utime(root, (time.time() + clock_s,) * 2)
+    seen = []
+    facts = dicom_series._facts
+    monkeypatch.setattr(dicom_series, "_facts", lambda file: seen.append(file) or facts(file))
+    monkeypatch.setattr(dicom_series, "_SETTLED_NS", 0)
+    assert len(discover([root]).items) == 12
+    assert len(seen) <= 3 * 36
 
 
 def test_a_folder_of_two_series_cannot_be_loaded_but_says_how_each_can(tmp_path, slices):

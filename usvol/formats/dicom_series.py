@@ -46,9 +46,18 @@ def find_stacks(folder: Path) -> dict[str, tuple[Path, ...]]:
     and images of other series are in none.
     """
     changed = folder.stat().st_mtime_ns
-    # A folder just written to may be written to again within the same tick of its clock.
-    settled = time.time_ns() - changed > _SETTLED_NS
+    # A folder just written to may be written to again within the same tick of its clock, which may be ahead
+    # of ours: a server's, or that of a stick written in another time zone.
+    settled = (
+        time.time_ns() - changed > _SETTLED_NS
+        or time.monotonic_ns() - _first_seen_ns(folder, changed) > _SETTLED_NS
+    )
     return _stacks_of(folder, changed) if settled else _stacks_of.__wrapped__(folder, changed)
+
+
+@lru_cache(maxsize=_FOLDERS)
+def _first_seen_ns(folder: Path, mtime_ns: int) -> int:  # noqa: ARG001  the cache's key
+    return time.monotonic_ns()
 
 
 @lru_cache(maxsize=_FOLDERS)
