@@ -12,6 +12,7 @@ from scipy.spatial.transform import Rotation
 from usvol import load
 from usvol.errors import UnsupportedFormatError
 from usvol.label_export import export_labels
+from usvol.loading import scans_in
 from usvol.result import Labels
 from usvol.scan import Frame, Grid
 
@@ -99,6 +100,18 @@ def test_dicom_seg_lies_where_the_labels_lie(series, tmp_path):
         seen = {tuple(np.round(volume.map_indices_to_reference(places)[i], 2)) for i in range(len(places))}
         mine = scan.grid.to_world(np.argwhere(labels.data[0].numpy() == value))[:, ::-1]
         assert seen == {tuple(point) for point in np.round(mine, 2)}
+
+
+def test_dicom_seg_of_one_of_several_series_refers_to_its_own_slices(series, tmp_path):
+    for number in range(2):
+        stray = dicom(np.zeros((10, 12), np.uint8), 10 + number, SeriesInstanceUID="1.2.3.5")
+        stray.save_as(series / f"stray{number}.dcm", enforce_file_format=True)
+    (one,) = scans_in(series)
+    assert one.parent == series
+    scan = load(one)
+    path = export_labels(some_labels(scan.grid), tmp_path / "organs.dcm", source=scan.source.path)
+    (referred,) = pydicom.dcmread(path).ReferencedSeriesSequence
+    assert referred.SeriesInstanceUID == "1.2.3.4"
 
 
 def test_dicom_seg_of_a_cine_says_what_to_write_instead(tmp_path):

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from usvol.errors import UnsupportedFormatError
+from usvol.formats import dicom
 from usvol.formats.dicom_header import is_dicom
+from usvol.formats.dicom_series import is_series_path
 from usvol.scan import Grid
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ _SAMPLE = 0.05  # of a slice's place, in samples
 
 
 def write_segmentation(path: Path, labels: Labels, *, source: Path, algorithm: str = "usvol") -> Path:
-    """Write ``labels`` of the scan at ``source`` (a DICOM file, or the folder of a series) as DICOM SEG.
+    """Write ``labels`` of the scan at ``source`` (a DICOM file, folder or series of one) as DICOM SEG.
 
     They lie on the grid of the whole scan, as ``load`` gives it; ``algorithm`` is the task that found them.
 
@@ -57,10 +59,9 @@ def write_segmentation(path: Path, labels: Labels, *, source: Path, algorithm: s
 def _images(source: Path) -> list[pydicom.Dataset]:
     import pydicom
 
-    files = sorted(source.iterdir()) if source.is_dir() else [source]
-    found: list[pydicom.Dataset] = [
-        pydicom.dcmread(file) for file in files if file.is_file() and _is_dicom(file)
-    ]
+    has_parts = source.is_dir() or is_series_path(source)
+    files = dicom.parts(source) if has_parts else [source]
+    found: list[pydicom.Dataset] = [pydicom.dcmread(file) for file in files if _is_dicom(file)]
     if not found:
         raise UnsupportedFormatError(source, "a DICOM segmentation needs a DICOM scan to refer to", _WAY)
     return found
