@@ -114,6 +114,18 @@ def test_dicom_seg_of_one_of_several_series_refers_to_its_own_slices(series, tmp
     assert referred.SeriesInstanceUID == "1.2.3.4"
 
 
+def test_dicom_seg_of_an_anonymised_series_leaves_empty_what_its_files_leave_out(series, tmp_path):
+    gone = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID")
+    for file in series.iterdir():
+        image = pydicom.dcmread(file)
+        for keyword in (*gone, "StudyDate", "StudyTime", "ReferringPhysicianName"):
+            delattr(image, keyword)
+        image.save_as(file)
+    path = export_labels(some_labels(load(series).grid), tmp_path / "organs.dcm", source=series)
+    written = pydicom.dcmread(path)
+    assert all(keyword in written and not written.get(keyword) for keyword in gone)
+
+
 def test_dicom_seg_of_a_cine_says_what_to_write_instead(tmp_path):
     path = tmp_path / "cine.dcm"
     dicom(np.zeros((5, 10, 12), np.uint8), 1).save_as(path, enforce_file_format=True)

@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from usvol.result import Labels
 
 _REQUIRED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
+# Type 2 (PS3.3 C.7.1.1, C.7.2.1): copied into the segmentation, empty where not known.
+_MAY_BE_EMPTY = (
+    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
+    "StudyTime",
+)  # fmt: skip
 _ENHANCED_US_VOLUME = "1.2.840.10008.5.1.4.1.1.6.2"
 _WAY = "write the labels as NIfTI (.nii.gz) or NRRD (.nrrd) instead"
 _HEAD_BYTES = 256
@@ -42,6 +47,7 @@ def write_segmentation(path: Path, labels: Labels, *, source: Path, algorithm: s
     """
     images = _images(source)
     _require_identifiers(source, images)
+    _fill_absent(images)
     values = [value for value in sorted(labels.names) if bool((labels.data == value).any())]
     if not values:
         raise UnsupportedFormatError(path, "there is no labelled sample to write", "label something first")
@@ -79,6 +85,14 @@ def _require_identifiers(source: Path, images: Sequence[pydicom.Dataset]) -> Non
     if images[0].SOPClassUID == _ENHANCED_US_VOLUME:
         cause = "its planes are placed in the transducer's frame, which a segmentation cannot refer to"
         raise UnsupportedFormatError(source, cause, _WAY)
+
+
+def _fill_absent(images: Sequence[pydicom.Dataset]) -> None:
+    """Leave empty what anonymised files leave out, as the standard does with what is not known."""
+    for image in images:
+        for name in _MAY_BE_EMPTY:
+            if name not in image:
+                setattr(image, name, None)
 
 
 def _frames(source: Path, images: list[pydicom.Dataset], labels: Labels) -> np.ndarray:
