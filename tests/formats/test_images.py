@@ -184,6 +184,19 @@ def test_stills_of_unequal_size_or_depth_are_refused(tmp_path):
         images.read(folder)
 
 
+def test_numbered_tifs_of_several_pages_are_a_cine_each(tmp_path):
+    pages = [Image.fromarray(np.full((HEIGHT, WIDTH), n, np.uint8)) for n in range(4)]
+    for number in range(3):
+        pages[0].save(tmp_path / f"patient_{number}.tif", save_all=True, append_images=pages[1:])
+    assert not images.sniff(tmp_path, b"")
+    with pytest.raises(ReadError, match="no single series"):
+        images.read(tmp_path)
+    for number in range(3):
+        thumbnail = pages[0].resize((12, 8))
+        pages[number].save(tmp_path / f"patient_{number}.tif", save_all=True, append_images=[thumbnail])
+    assert images.read(tmp_path).data[:, 0, 0, 0, 0].tolist() == [0, 1, 2]
+
+
 @pytest.mark.parametrize("stranger", ["other.png", "beat_x.png", "pulse_3.png", "clip.mp4", "beat_01.png"])
 def test_a_collection_is_no_series(tmp_path, stranger):
     folder = series(tmp_path / "beat")

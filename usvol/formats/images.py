@@ -11,7 +11,7 @@ import numpy as np
 from usvol.errors import CorruptFileError, EmptyFileError
 from usvol.formats.frame_selection import scaled_size, select_frames
 from usvol.formats.samples import check_size, scale_frame, to_tensor
-from usvol.formats.still_decoding import Page, describe, open_still, page_samples
+from usvol.formats.still_decoding import Page, describe, has_pages, open_still, page_samples
 from usvol.formats.still_series import SUFFIXES, Series, find_series
 from usvol.scan import Calibration, Grid, Header, Scan, Selection, Source, Trust
 
@@ -22,9 +22,9 @@ SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*")
 
 
 def sniff(path: Path, head: bytes) -> bool:
-    """Tell stills by their first bytes, and a folder by the names in it (one numbered series)."""
+    """Tell stills by their first bytes, and a folder by what is in it (one numbered series)."""
     if path.is_dir():
-        return find_series(path) is not None
+        return _stills_of(path) is not None
     return head.startswith(SIGNATURES) or (head[:2] == b"BM" and head[6:10] == bytes(4))
 
 
@@ -75,7 +75,7 @@ def read(path: Path, selection: Selection | None = None) -> Scan:
 def _series(path: Path) -> Series | None:
     if not path.is_dir():
         return None
-    series = find_series(path)
+    series = _stills_of(path)
     if series is None:
         raise EmptyFileError(
             path,
@@ -83,6 +83,12 @@ def _series(path: Path) -> Series | None:
             "keep one series per folder, named like frame_001.png, or name one file",
         )
     return series
+
+
+def _stills_of(folder: Path) -> Series | None:
+    """Return the stills of a folder that together are one cine; files of several pages are cines each."""
+    series = find_series(folder)
+    return None if series and any(map(has_pages, series.paths)) else series
 
 
 def _header(path: Path, series: Series | None) -> Header:

@@ -116,6 +116,19 @@ def describe(path: Path) -> Page:
         )
 
 
+def has_pages(path: Path) -> bool:
+    """Tell a tif of several pages of one size (a smaller second page is a thumbnail), by its header."""
+    if path.suffix.lower() not in {".tif", ".tiff"}:
+        return False
+    try:
+        with open_still(path) as image:
+            size = image.size
+            image.seek(1)
+            return image.size == size
+    except (OSError, ReadError):  # it has no other page, or is damaged, which reading it tells
+        return False
+
+
 def _lacks_end(path: Path, image: Image.Image) -> bool:
     """Tell whether the last strip, or the mark that ends the file, is not where it should be."""
     size = path.stat().st_size
