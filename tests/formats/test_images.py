@@ -153,6 +153,7 @@ def test_pages_of_different_sizes_are_refused(tmp_path):
 def test_folder_of_numbered_stills_is_a_cine_in_natural_order(tmp_path):
     folder = series(tmp_path / "beat")
     (folder / "notes.txt").write_text("heart")
+    (folder / "README").write_text("heart")
     (folder / ".DS_Store").write_bytes(b"x")
     assert images.sniff(folder, b"")
     scan = images.read(folder)

@@ -10,6 +10,7 @@ from pathlib import Path
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"})
 # Files that may lie beside the stills without being part of the series.
 BYSTANDERS = frozenset({".txt", ".csv", ".json", ".xml", ".yaml", ".yml", ".md", ".log", ".ini"})
+BYSTANDER_NAMES = frozenset({"license", "licence", "readme", "changelog", "notice", "thumbs.db"})
 LAST_NUMBER = re.compile(r"(\d+)(?=\D*$)")
 
 
@@ -46,6 +47,6 @@ def find_series(folder: Path) -> Series | None:
 
 def _candidates(folder: Path) -> Iterator[Path]:
     for path in folder.iterdir():
-        hidden = path.name.startswith(".") or path.name.lower() in {"thumbs.db", "license"}
-        if not hidden and path.suffix.lower() not in BYSTANDERS:
+        aside = path.name.startswith(".") or path.name.lower() in BYSTANDER_NAMES
+        if not aside and path.suffix.lower() not in BYSTANDERS:
             yield path
