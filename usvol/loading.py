@@ -151,9 +151,11 @@ def scans_in(folder: Path) -> tuple[Path, ...]:
     try:
         module.probe(folder)
     except ReadError:
+        # Stills or slices of which one is missing or damaged are a scan that fails, not so many images.
+        if name == "images":
+            return (folder,)
         if name != "dicom":
             return ()
-        # Slices of which one is missing or damaged are a scan that fails, not so many stills.
         return tuple(module.series(folder)) or ((folder,) if module.is_series(folder) else ())
     return (folder,)
 

@@ -71,6 +71,17 @@ def test_numbered_stills_are_one_item(tmp_path):
     assert [item.path.name for item in discover([root]).items] == ["other.png", "sweep"]
 
 
+@pytest.mark.parametrize("number", [0, 2])
+def test_a_damaged_still_fails_the_cine_it_belongs_to(tmp_path, number):
+    for index in range(4):
+        still(tmp_path / f"frame_{index}.png", index)
+    (tmp_path / f"frame_{number}.png").write_bytes(b"")
+    found = discover([tmp_path])
+    assert [item.path for item in found.items] == [tmp_path]
+    with pytest.raises(ReadError, match=f"frame_{number}.png: it has no bytes"):
+        loading.load(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("damage", "cause"),
     [
