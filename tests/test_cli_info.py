@@ -14,6 +14,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from PIL import Image
 
 from usvol import cli
 from usvol.batch import discovery
@@ -118,6 +119,18 @@ def test_tables_beside_scans_are_ignored_but_named_alone_they_fail(info, tmp_pat
     code, out, _ = info(tmp_path / "labels.csv")
     assert code == ExitCode.NOTHING_USABLE
     assert "it is a table, text or document, not a scan" in out
+
+
+def test_files_of_no_known_format_are_named(info, tmp_path, good):
+    Image.new("L", (20, 20)).save(tmp_path / "still.webp")
+    (tmp_path / "labels.csv").write_text("a,b\n" * 30)
+    for number in range(4):
+        (tmp_path / f"export [{number}].zip").write_bytes(b"PK\x03\x04" + bytes(99))
+    code, _, err = info(tmp_path)
+    assert code == ExitCode.DONE
+    assert "1 other file ignored (tables, texts, label maps, hidden)" in err
+    told = "5 files of no format that is read: export [0].zip, export [1].zip, export [2].zip and 2 more"
+    assert err.endswith(f"{told}\n")
 
 
 def test_a_folder_without_scans_says_so(info, tmp_path):

@@ -14,6 +14,8 @@ from usvol.errors import EmptyFileError, UnknownFormatError
 if TYPE_CHECKING:
     from usvol.scan import Header
 
+_NAMED = 3  # files of no known format
+
 
 def info(
     paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Files, folders (searched), globs.")],
@@ -21,10 +23,11 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
 ) -> None:
     """Show kind, axes, scale and frame times of files."""
-    from usvol.batch.discovery import discover
+    from usvol.batch.discovery import Ignored, discover
 
     set_logging()
     found = discover(paths)
+    unknown = [path for path, why in found.ignored if why is Ignored.UNKNOWN]
     told = {item.path: _facts(item.path) for item in found.items}
     strays = [path for path, fact in told.items() if _is_stray(path, fact)]
     # A table caught by the shell's own * is no failure, but one named alone is.
@@ -35,8 +38,9 @@ def info(
     else:
         for fact in facts:
             _print_facts(fact)
-    if summary := _summary(facts, len(found.ignored) + len(ignored)):
-        console(stderr=True).print(summary, soft_wrap=True)
+    others = len(found.ignored) - len(unknown) + len(ignored)
+    if summary := _summary(facts, others, unknown):
+        console(stderr=True).print(summary, soft_wrap=True, markup=False)
     failed = sum("error" in fact for fact in facts)
     if failed == len(facts):
         raise typer.Exit(ExitCode.NOTHING_USABLE)
@@ -88,8 +92,10 @@ def _is_stray(path: Path, fact: dict[str, Any]) -> bool:
     return is_unread and classify(path) is FileClass.SIDECAR
 
 
-def _summary(facts: list[dict[str, Any]], ignored: int) -> str:
-    """Count kinds, failures and ignored files; empty for one scan alone."""
+def _summary(facts: list[dict[str, Any]], ignored: int, unknown: list[Path]) -> str:
+    """Count kinds, failures and ignored files, and name some of no known format; empty for one scan alone."""
+    from usvol.loading import printable
+
     kinds = Counter(fact["kind"] for fact in facts if "kind" in fact)
     failed = len(facts) - kinds.total()
     parts = [f"{_count(kinds.total(), 'scan')} ({_listed(kinds)})"] if kinds else ["no scan found"]
@@ -97,7 +103,10 @@ def _summary(facts: list[dict[str, Any]], ignored: int) -> str:
     parts += (
         [f"{_count(ignored, 'other file')} ignored (tables, texts, label maps, hidden)"] if ignored else []
     )
-    return ", ".join(parts) if len(facts) != 1 or ignored else ""
+    names = ", ".join(printable(path.name) for path in unknown[:_NAMED])
+    more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
+    parts += [f"{_count(len(unknown), 'file')} of no format that is read: {names}{more}"] if unknown else []
+    return ", ".join(parts) if len(facts) != 1 or ignored or unknown else ""
 
 
 def _count(count: int, noun: str) -> str:

@@ -32,7 +32,7 @@ class Ignored(StrEnum):
     """Why a file is no item of its own."""
 
     SIDECAR = "belongs to another file"
-    UNKNOWN = "not an image, volume or video"
+    UNKNOWN = "of no format that is read"
     HIDDEN = "hidden file"
     LABELS = "label map of the scan of its name beside it"
     RESULTS = "results of an earlier run"
