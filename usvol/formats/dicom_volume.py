@@ -89,10 +89,8 @@ def read_enhanced(
 def probe_series(folder: Path, files: Sequence[Path]) -> Header:
     """Describe a folder of slices of one series without their samples."""
     series = _series(folder, files)
-    volume, layout = series.volume, series.layout
-    with typed_errors(folder, "reading the DICOM headers"):
-        dtype = decoded_dtype(series.dataset, layout)
-    return Header(volume.grid, len(volume.order), layout.channels, dtype, volume.times_s, volume.source)
+    volume, channels = series.volume, series.layout.channels
+    return Header(volume.grid, len(volume.order), channels, series.dtype, volume.times_s, volume.source)
 
 
 def are_slices(files: Sequence[Path]) -> bool:
@@ -119,10 +117,8 @@ def read_series(folder: Path, files: Sequence[Path]) -> Scan:
     series = _series(folder, files)
     order, layout = series.volume.order, series.layout
     shape = (*order.shape, layout.channels, layout.rows, layout.columns)
-    with typed_errors(folder, "reading the DICOM headers"):
-        dtype = decoded_dtype(series.dataset, layout)
-    check_size(folder, shape, dtype=dtype)
-    samples = np.empty(shape, dtype)
+    check_size(folder, shape, dtype=series.dtype)
+    samples = np.empty(shape, series.dtype)
     for (t, z), index in np.ndenumerate(order):
         dataset, own = open_header(series.files[index])
         samples[t, z] = decode(series.files[index], dataset, layout=own)[0]
@@ -222,10 +218,12 @@ def _grid(stack: Stack, layout: Layout, mapping: np.ndarray, frame: Frame) -> Gr
 
 @dataclass(frozen=True, slots=True)
 class _Series:
+    """Slices as their headers describe them; ``dtype`` holds the samples of each, scaled by its own slope."""
+
     volume: _Volume
     files: tuple[Path, ...]
-    dataset: pydicom.Dataset
     layout: Layout
+    dtype: str
 
 
 def _series(folder: Path, files: Sequence[Path]) -> _Series:
@@ -246,8 +244,9 @@ def _series(folder: Path, files: Sequence[Path]) -> _Series:
         note = Calibration(Trust.MEASURED, "ImagePositionPatient (0020,0032) and PixelSpacing (0028,0030)")
         facts = {"times_from": stack.times_from, "files": len(files)}
         source = describe(folder, datasets[0], calibration=note, warnings=warnings, facts=facts)
+        dtype = np.result_type(*{decoded_dtype(dataset, layout) for dataset, layout in headers}).name
     volume = _Volume(grid, stack.order, stack.times_s, source)
-    return _Series(volume, tuple(files), datasets[0], layouts[0])
+    return _Series(volume, tuple(files), layouts[0], dtype)
 
 
 def _check_one_series(folder: Path, datasets: Sequence[Any], layouts: Sequence[Layout]) -> None:
