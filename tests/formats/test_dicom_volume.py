@@ -6,6 +6,7 @@ import numpy as np
 import pydicom
 import pytest
 
+from usvol.errors import ReadError
 from usvol.formats import dicom
 
 
@@ -38,3 +39,11 @@ def test_slices_of_both_signs_keep_their_values(by_place):
     folder, files = by_place
     edit(files[2], PixelRepresentation=1)
     assert dicom.read(folder).data[0, 0, :, 0, 0].tolist() == [60, 120, 180 - 256, 240]
+
+
+def test_slices_without_pixel_spacing_say_so(by_place):
+    folder, files = by_place
+    for file in files:
+        edit(file, PixelSpacing=None)
+    with pytest.raises(ReadError, match=r"no PixelSpacing \(0028,0030\)"):
+        dicom.probe(folder)

@@ -257,18 +257,21 @@ def _check_one_series(folder: Path, datasets: Sequence[Any], layouts: Sequence[L
     if any(layout.frames > 1 for layout in layouts):
         remedy = dicom_series.choice(folder) or "open them one by one"
         raise ReadError(folder, "it holds multi-frame files, not only slices", remedy)
-    needed = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
-    if any(not dataset.get(keyword) for dataset in datasets for keyword in needed):
+    placed = ("ImagePositionPatient", "ImageOrientationPatient")
+    if any(not dataset.get(keyword) for dataset in datasets for keyword in placed):
         raise ReadError(
             folder, "its images have no position in space, so they are no volume", "open them one by one"
         )
+    if any(not dataset.get("PixelSpacing") for dataset in datasets):
+        cause = "its slices have places in space and no PixelSpacing (0028,0030), so they are no volume"
+        raise ReadError(folder, cause, "export it again with its pixel spacing, or open them one by one")
     sizes = {(layout.rows, layout.columns, layout.channels, layout.bits_allocated) for layout in layouts}
     if len(sizes) > 1:
         raise CorruptFileError(folder, f"its slices differ in size: {sorted(sizes)}", "export it again")
 
 
 def _series_times(datasets: Sequence[Any]) -> list[float | None]:
-    """Return the trigger time of each slice in s, or its temporal position, or None."""
+    """Return the trigger time of each slice in s, or None where not all have one."""
     triggers = [text(dataset, "TriggerTime") for dataset in datasets]
     if all(triggers):
         return [float(value) / 1000 for value in triggers if value]
