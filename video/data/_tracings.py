@@ -1,4 +1,4 @@
-"""What the echocardiography adapters share: tables, video files, traced outlines as masks."""
+"""What the adapters share: tables, video files, traced outlines as masks."""
 
 from __future__ import annotations
 
@@ -21,17 +21,26 @@ Outline = tuple[tuple[float, float], ...]  # (x, y) in pixels of the frame
 
 
 def rows(table: Path, *, needed: Iterable[str]) -> Iterator[dict[str, str]]:
-    """Yield the rows of a CSV table; ``DatasetError`` where it or a column is missing."""
+    """Yield the rows of a CSV table (UTF-8, commas); a cell that a short row lacks is empty.
+
+    Raises:
+        DatasetError: the table or a column is missing, or it is no such text.
+    """
     if not table.is_file():
         raise DatasetError(
             f"{table.parent} has no {table.name}. Give the folder that was downloaded, unpacked."
         )
     with table.open(encoding="utf-8-sig", newline="") as handle:
-        reader = csv.DictReader(handle)
-        lacking = sorted(set(needed) - set(reader.fieldnames or ()))
-        if lacking:
-            raise DatasetError(f"{table}: lacks the columns {lacking}; it has {reader.fieldnames}.")
-        yield from reader
+        reader = csv.DictReader(handle, restval="")
+        try:
+            lacking = sorted(set(needed) - set(reader.fieldnames or ()))
+            if lacking:
+                raise DatasetError(f"{table}: lacks the columns {lacking}; it has {reader.fieldnames}.")
+            yield from reader
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise DatasetError(
+                f"{table}: cannot be read as a table ({error}). Save it as CSV in UTF-8, with commas."
+            ) from error
 
 
 def number(row: Mapping[str, str], column: str, *, table: Path) -> float:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from pathlib import Path
 
 from usvol.errors import DatasetError
 from usvol.training.cases import Case
+from video.data._tracings import rows
 
+_COLUMNS = ("video_file", "Severity Score", "A-lines", "B-lines")
 _NAME = re.compile(r"patient_(\d+)_([LR]\d)(?:_\d+)?$")
 
 
@@ -21,17 +22,16 @@ def cases(root: Path) -> list[Case]:
     Source: Wiedemann et al. 2025, arXiv 2509.10556.
 
     Raises:
-        DatasetError: a table or folder is missing, or a label is not one of those published.
+        DatasetError: a table, column or folder is missing, or a label is not one of those published.
     """
     table, videos = root / "severity.csv", root / "lus_videos"
     if not table.is_file() or not videos.is_dir():
         raise DatasetError(f"{root} is not COVID-BLUES: it needs severity.csv and lus_videos/.")
     found: list[Case] = []
-    with table.open(encoding="utf-8", newline="") as handle:
-        for row in csv.DictReader(handle):
-            path = videos / f"{row['video_file']}.mp4"
-            if path.is_file():
-                found.append(_case(row, path))
+    for row in rows(table, needed=_COLUMNS):
+        path = videos / f"{row['video_file']}.mp4"
+        if path.is_file():
+            found.append(_case(row, path))
     if not found:
         raise DatasetError(f"{videos} holds none of the clips that {table.name} names.")
     return sorted(found, key=lambda case: case.id)

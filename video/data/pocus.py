@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 from usvol.errors import DatasetError
 from usvol.training.cases import Case
+from video.data._tracings import rows
 
 CLASSES = ("healthy", "pneumonia", "covid", "viral")
 FINDINGS = ("effusion", "consolidations", "b_lines", "a_lines", "pleural_irregularities", "air_bronchogram")
+_COLUMNS = ("file", "label", "probe", "patient", *FINDINGS, "licence", "source")
 
 
 def cases(root: Path, *, stills: bool = False) -> list[Case]:
@@ -21,17 +22,16 @@ def cases(root: Path, *, stills: bool = False) -> list[Case]:
     Source: Born et al. 2021, Appl. Sci. 11(2):672.
 
     Raises:
-        DatasetError: the table is missing or a label is not one of those published.
+        DatasetError: the table or a column is missing, or a label is not one of those published.
     """
     table = root / "labels.csv"
     if not table.is_file():
         raise DatasetError(f"{root} is not the POCUS data set: it needs labels.csv.")
     found: list[Case] = []
-    with table.open(encoding="utf-8", newline="") as handle:
-        for row in csv.DictReader(handle):
-            path = root / row["file"]
-            if path.is_file() and (stills or row["file"].startswith("videos/")):
-                found.append(_case(row, path))
+    for row in rows(table, needed=_COLUMNS):
+        path = root / row["file"]
+        if path.is_file() and (stills or row["file"].startswith("videos/")):
+            found.append(_case(row, path))
     if not found:
         raise DatasetError(f"{root} holds none of the files that {table.name} names.")
     return sorted(found, key=lambda case: case.id)

@@ -59,6 +59,21 @@ def test_a_label_that_was_not_published_is_refused_by_name(folder, row, said):
         cases(folder)
 
 
+def test_a_table_saved_by_a_spreadsheet_is_read_or_refused_by_what_it_lacks(folder):
+    table = folder / "severity.csv"
+    table.write_text(HEADER + ROWS, encoding="utf-8-sig")
+    assert len(cases(folder)) == 3
+    for text, encoding, said in (
+        ((HEADER + ROWS).replace(",", ";"), "utf-8", "severity.csv: lacks the columns"),
+        ((HEADER + ROWS).replace("A-lines,", "Alines,"), "utf-8", r"lacks the columns \['A-lines'\]"),
+        (HEADER + "patient_2_R1,1.0\n", "utf-8", "patient_2_R1 has A-lines ''"),
+        (HEADER + ROWS.replace("white", "weiß"), "latin-1", "severity.csv: cannot be read.*UTF-8"),
+    ):
+        table.write_text(text, encoding=encoding)
+        with pytest.raises(DatasetError, match=said):
+            cases(folder)
+
+
 def test_a_name_without_a_patient_is_refused(folder):
     (folder / "lus_videos" / "clip7.mp4").touch()
     (folder / "severity.csv").write_text(f"{HEADER}clip7,1.0,no,yes,\n", encoding="utf-8")

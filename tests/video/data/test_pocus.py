@@ -46,6 +46,15 @@ def test_stills_come_on_request_and_share_their_patient(folder):
     assert still.patient_key == clip.patient_key
 
 
+def test_a_table_saved_by_a_spreadsheet_is_read_or_refused_by_what_it_lacks(folder):
+    table = folder / "labels.csv"
+    table.write_text(HEADER + OTHER + CLIP, encoding="utf-8-sig")
+    assert len(cases(folder)) == 2
+    table.write_text((HEADER + OTHER).replace(",patient,", ",person,"), encoding="utf-8")
+    with pytest.raises(DatasetError, match=r"labels.csv: lacks the columns \['patient'\]"):
+        cases(folder)
+
+
 @pytest.mark.parametrize(
     ("row", "said"),
     [
