@@ -79,6 +79,7 @@ class UncalibratedError(UsvolError):
     """A length, area or volume was asked of a scan without a trusted scale."""
 
     def __init__(self, quantity: str, reason: str) -> None:
+        self.quantity, self.reason = quantity, reason
         super().__init__(
             f"{quantity} needs a calibrated scan, and this one is not: {reason}. "
             "State the sample spacing with --spacing (or Scan.with_spacing) if you know it."

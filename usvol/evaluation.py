@@ -11,7 +11,7 @@ from typing import Any, cast, get_args
 import numpy as np
 
 from usvol import pipeline, registry
-from usvol.errors import ConfigError, DatasetError, UsvolError
+from usvol.errors import ConfigError, DatasetError, UncalibratedError, UsvolError
 from usvol.metrics import Estimate, UndefinedMetricError
 from usvol.supervision import shown
 from usvol.task import Task
@@ -239,12 +239,19 @@ def _answer(answers: _Answers, task: Task, *, recipe: Recipe, cases: Sequence[Ca
         try:
             row = recipe.row(pipeline.run(task, load_case(case, selection=task.selection)), case)
         except UsvolError as error:
-            logger.warning("left out: %s", error)
-            answers.unread[case.id] = str(error)
+            answers.unread[case.id] = _cause(error)
+            logger.warning("left out: %s: %s", case.id, answers.unread[case.id])
             continue
         answers.rows.append({"id": case.id, "fold": fold, **row})
         answers.groups.append(case.patient_key)
         answers.folds.append(fold)
+
+
+def _cause(error: UsvolError) -> str:
+    """Say why a case is left out, with a way out that an evaluation has: nobody states a spacing to it."""
+    if isinstance(error, UncalibratedError):
+        return f"{error.quantity} needs a scale: {error.reason}. Write the spacing into the file's header."
+    return str(error)
 
 
 def _on_phantoms(task: Task, recipe: Recipe, *, dataset: str, count: int) -> _Answers:
@@ -265,7 +272,11 @@ def _on_phantoms(task: Task, recipe: Recipe, *, dataset: str, count: int) -> _An
 
 def _finish(task: str, dataset: str, *, recipe: Recipe, answers: _Answers) -> Evaluation:
     if len(set(answers.groups)) < 2:
-        raise DatasetError(f"{dataset}: an interval needs at least two patients that can be read.")
+        read, left = len(answers.rows), [f"{name}: {cause}" for name, cause in answers.unread.items()]
+        raise DatasetError(
+            f"{dataset}: an interval needs at least two patients. {read} of {read + len(left)} cases could "
+            f"be read, of {len(set(answers.groups))} patients. {' '.join(left[:1])}".rstrip()
+        )
     rows = answers.rows
     by_fold = []
     for fold in sorted(set(answers.folds)) if len(set(answers.folds)) > 1 else ():
