@@ -3,7 +3,7 @@
 Layouts, tried in this order (a label map may have another format than its volume):
 
 1. nnU-Net v2 (Isensee et al., Nature Methods 18:203, 2021): ``imagesTr/NAME_0000.EXT``,
-   ``labelsTr/NAME.EXT``, ``dataset.json`` with ``labels``;
+   ``labelsTr/NAME.EXT``, ``dataset.json`` with ``labels``; also ``imagesTr/NAME.EXT``, without a channel;
 2. ``images/NAME.EXT`` and ``labels/NAME.EXT`` (or ``NAME_labels.EXT``, as below);
 3. side by side: ``NAME.EXT`` and ``NAME_labels.EXT`` (or ``_label``, ``_seg``, ``_segmentation``, ``_mask``).
 
@@ -22,7 +22,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,13 +116,16 @@ class _Pair:
 def _pairs(root: Path) -> list[_Pair]:
     for image_folder, label_folder in _FOLDERS:
         if (root / image_folder).is_dir() and (root / label_folder).is_dir():
-            images = _by_name(_scans(root / image_folder), root / image_folder, channel=True)
-            labels = _by_name(_scans(root / label_folder), root / label_folder, channel=False)
+            labels = _by_name(_scans(root / label_folder), root / label_folder)
+            channels = image_folder == _FOLDERS[0][0]
+            images = _by_name(
+                _scans(root / image_folder), root / image_folder, whole=labels, channels=channels
+            )
             return _matched(root, images, labels)
     found = list(_scans(root))
     maps = [path for path in found if LABEL_ENDING.search(name_of(path))]
     volumes = [path for path in found if path not in maps]
-    return _matched(root, _by_name(volumes, root, channel=True), _by_name(maps, root, channel=False))
+    return _matched(root, _by_name(volumes, root), _by_name(maps, root))
 
 
 def _matched(root: Path, images: Mapping[str, Path], labels: Mapping[str, Path]) -> list[_Pair]:
@@ -146,12 +149,15 @@ def _scans(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _by_name(paths: Any, folder: Path, *, channel: bool) -> dict[str, Path]:
+def _by_name(
+    paths: Iterable[Path], folder: Path, *, whole: Collection[str] = (), channels: bool = False
+) -> dict[str, Path]:
+    """Name scans as their label maps are; a number behind a name that is in ``whole`` is no channel."""
     named: dict[str, Path] = {}
     for path in paths:
         stem = name_of(path)
         stem = LABEL_ENDING.sub("", stem)
-        if channel and (match := _CHANNEL.search(stem)) and folder.name == _FOLDERS[0][0]:
+        if channels and stem not in whole and (match := _CHANNEL.search(stem)):
             if match[1] != "0000":
                 raise DatasetError(
                     f"{path.name}: a second channel (_{match[1]}). Give one per volume, the B-mode, as _0000."

@@ -202,6 +202,17 @@ def test_values_and_names_the_task_does_not_have_are_refused(nnunet):
         read_labels(case, names={1: "fetus"})
 
 
+def test_a_number_that_the_label_map_has_too_is_no_channel(tmp_path):
+    for name in ("case_0000", "case_0001", "other_0002"):
+        write(tmp_path / f"labelsTr/{name}.nii.gz", labels())
+        write(tmp_path / f"imagesTr/{name}.nii.gz")
+    write(tmp_path / "labelsTr/last.nii.gz", labels())
+    write(tmp_path / "imagesTr/last_0000.nii.gz")
+    found = cases(tmp_path)
+    assert [case.id for case in found] == ["case_0000", "case_0001", "last", "other_0002"]
+    assert found[1].path.name == "case_0001.nii.gz"
+
+
 def test_folders_without_pairs_are_refused(tmp_path, nnunet):
     with pytest.raises(DatasetError, match="no such folder"):
         cases(tmp_path / "nowhere")
