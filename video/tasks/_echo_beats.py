@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 from scipy.signal import find_peaks
 
-from usvol.measurement import heart_rate_bpm
 from usvol.result import Curve, Event, Measurement
 from usvol.scan import Scan
 
@@ -201,7 +201,7 @@ def cycle_measurements(curve: Curve) -> tuple[Measurement, ...]:
     spread = None if rr is None or len(rr.values) < 2 else float(np.std(rr.values, ddof=1))
     return (
         count,
-        _heart_rate(curve, rr, missing=missing),
+        _heart_rate(rr, missing=missing),
         _over_beats(RR, () if rr is None else rr.values, missing=missing),
         Measurement("rr_deviation", spread, "ms", note=None if spread is not None else _too_few(missing)),
         _over_beats("systolic_duration", _durations_ms(curve, "ED", "ES"), missing=_unseen(curve, "systole")),
@@ -217,11 +217,10 @@ def _missing(curve: Curve) -> str:
     return NO_TIMES if curve.times_s is None else LESS_THAN_ONE_BEAT
 
 
-def _heart_rate(curve: Curve, rr: Curve | None, *, missing: str) -> Measurement:
+def _heart_rate(rr: Curve | None, *, missing: str) -> Measurement:
     if rr is None:
         return Measurement("heart_rate", None, "1/min", note=missing)
-    beats = heart_rate_bpm(curve, event=_like(curve.events)[0].name)
-    low, high = 60_000 / max(rr.values), 60_000 / min(rr.values)
+    low, beats, high = (60_000 / interval for interval in (max(rr.values), median(rr.values), min(rr.values)))
     return Measurement(
         "heart_rate", beats, "1/min", low=low, high=high, note="of the median RR; range over beats"
     )

@@ -6,6 +6,7 @@ import torch
 
 from usvol.result import Curve, Event, Labels
 from usvol.scan import Grid
+from video.tasks._echo_beats import cycle_measurements
 from video.tasks._echo_fraction import EF_NAMES, ef_measurements
 
 GRID = Grid((1, 120, 120), (1.0, 1.0, 1.0))
@@ -26,3 +27,14 @@ def test_a_beat_without_a_fraction_has_no_part_in_volumes_either():
     assert ef.note == stroke.note == found["long_axis_shortening"].note == "one beat"
     assert 100 * stroke.value / found["end_diastolic_volume"].value == pytest.approx(ef.value)
     assert found["beats"].value == 2 and "1 left out" in found["beats"].note
+
+
+@pytest.mark.parametrize("eds", [(5, 35), (5, 35, 65, 94)])
+def test_a_heart_rate_lies_in_its_own_range(eds):
+    """At a frame rate whose intervals are no whole microseconds."""
+    times = tuple(frame / 46.389 for frame in range(111))
+    events = tuple(Event("ED", at, times[at]) for at in eds)
+    curve = Curve("cardiac_phase", (0.5,) * 111, "1", times, tuple(range(111)), events=events)
+    rate = next(m for m in cycle_measurements(curve) if m.name == "heart_rate")
+    assert rate.low <= rate.value <= rate.high
+    assert rate.value == pytest.approx(60 * 46.389 / 30, rel=1e-6)
