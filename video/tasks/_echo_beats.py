@@ -122,6 +122,24 @@ def at_one_pace(
     return tuple(t * _PACE_S / lasting for t in clock)
 
 
+def own_times(sizes: Sequence[float], times_s: Sequence[float] | None) -> tuple[float, ...] | None:
+    """Return frame times at the heart's own pace (``at_one_pace``), whatever the file says of them.
+
+    Times far too short leave no room for beats. The frames alone decide where they show two systoles, as no
+    part of a single beat does, and more than twice as many as there are with the file's times.
+    """
+    paced = [
+        at_one_pace(size_events(sizes, clock), clock, count=len(sizes))
+        for clock in (times_s, *((None,) if times_s is not None else ()))
+    ]
+    shown = [_whole_systoles(size_events(sizes, clock)) for clock in paced]
+    return paced[-1] if shown[-1] > max(1, 2 * shown[0]) else paced[0]
+
+
+def _whole_systoles(turns: Sequence[tuple[str, int]]) -> int:
+    return sum(beat.is_whole for beat in systoles(at_curve(turns, None)))
+
+
 def _turns(values: NDArray[np.float64], *, prominence: float, apart: int) -> NDArray[np.intp]:
     """Return the maxima, those at the ends included."""
     padded = np.pad(values, 1, constant_values=values.min() - 1)

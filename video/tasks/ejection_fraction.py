@@ -38,7 +38,7 @@ from video.recipes.ejection_fraction import (
     judged_features,
     protocol_clips,
 )
-from video.tasks._echo_beats import EVENTS, at_curve, at_one_pace, file_frames, size_events, systoles
+from video.tasks._echo_beats import EVENTS, at_curve, file_frames, own_times, size_events, systoles
 from video.tasks._echo_biplane import View, biplane, biplane_declined, biplane_measurements, view_of
 from video.tasks._echo_flags import Seen, ventricle_flags, ventricle_missing
 from video.tasks._echo_fraction import beat_windows, ef_curve, ef_measurements, ef_scores, fused
@@ -174,8 +174,7 @@ class EjectionFraction:
             torch.cat([part[0].cpu() for part in parts])
             for parts in zip(*in_chunks(self.see, grey_frames(scan)), strict=True)
         )
-        first = size_events((logits > 0).flatten(1).sum(1).tolist(), scan.times_s)
-        times_s = at_one_pace(first, scan.times_s, count=len(logits))
+        times_s = own_times((logits > 0).flatten(1).sum(1).tolist(), scan.times_s)
         masks = tidied(logits, times_s)
         gate = gate_features(judged_features(features))
         turns: list[tuple[str, int]] = []

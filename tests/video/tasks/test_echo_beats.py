@@ -6,7 +6,7 @@ import torch
 
 from usvol.result import Curve, Event, Labels
 from usvol.scan import Grid
-from video.tasks._echo_beats import cycle_measurements
+from video.tasks._echo_beats import cycle_measurements, own_times
 from video.tasks._echo_fraction import EF_NAMES, ef_measurements
 
 GRID = Grid((1, 120, 120), (1.0, 1.0, 1.0))
@@ -36,5 +36,18 @@ def test_a_heart_rate_lies_in_its_own_range(eds):
     events = tuple(Event("ED", at, times[at]) for at in eds)
     curve = Curve("cardiac_phase", (0.5,) * 111, "1", times, tuple(range(111)), events=events)
     rate = next(m for m in cycle_measurements(curve) if m.name == "heart_rate")
+    assert isinstance(rate.value, float) and rate.low is not None and rate.high is not None
     assert rate.low <= rate.value <= rate.high
     assert rate.value == pytest.approx(60 * 46.389 / 30, rel=1e-6)
+
+
+def test_the_pace_of_a_heart_needs_no_true_frame_times():
+    sizes = (80 + 20 * np.cos(np.arange(111) / 30 * 2 * np.pi)).tolist()
+    true = tuple(frame / 46.4 for frame in range(111))
+    own = own_times(sizes, true)
+    assert own is not None and own[15] == pytest.approx(0.17, rel=0.1)
+    for factor in (0.5, 0.2, 0.001, 10.0):
+        assert own_times(sizes, tuple(factor * t for t in true)) == pytest.approx(own, rel=0.1)
+    # Part of a beat, filling: no frame is taken for a turn, whatever the times.
+    part = sizes[16:28]
+    assert own_times(part, true[:12]) == true[:12]
