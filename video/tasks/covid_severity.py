@@ -187,8 +187,9 @@ class CovidSeverity:
                 "1",
                 low=max(0.0, mean - deviation),
                 high=min(_WORST, mean + deviation),
+                note="mean and standard deviation of the clip's grades by their chances",
             ),
-            Measurement("severity_worst_frame", max(curve.values), "1"),
+            Measurement("severity_worst_frame", max(curve.values), "1", note="highest of the curve's frames"),
             Measurement("a_lines_probability", scores["a_lines"].probabilities[1], "1"),
             Measurement("b_lines_probability", scores["b_lines"].probabilities[1], "1"),
         )

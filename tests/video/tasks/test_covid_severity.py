@@ -152,6 +152,7 @@ def test_measured_severity_is_that_of_the_finding(build_task, clip):
     _, scores = findings(result)
     expected = sum(k * p for k, p in enumerate(scores["severity"].probabilities))
     (measured,) = (m for m in result.measurements if m.name == "severity_expected")
+    assert measured.note is not None and "standard deviation" in measured.note  # it says what its range is
     assert measured.value == pytest.approx(expected, abs=1e-5)
     assert measured.low is not None and measured.high is not None
     assert 0 <= measured.low < measured.value < measured.high <= 3
