@@ -153,9 +153,9 @@ class MidsagittalPlane:
         )
 
     def flags(self, raw: Raw, scan: Scan) -> tuple[Flag, ...]:
-        """Report an uncertain plane, a head that is cut by the view, and sizes that no fetal head has."""
+        """Report that there is no head, or an uncertain plane, a head cut by the view, an impossible size."""
         if not float(raw[0][0]) >= self.config.least_chance or not float(raw[0][0]):
-            return ()
+            return (Flag("not_detected", "No fetal head was found.", Severity.INFO),)
         return tuple(_warnings(raw, scan.grid))
 
     def _there(self, chance: float, pose: Pose) -> float:

@@ -197,9 +197,11 @@ class Prenatal:
         return (*kept, *(surface_of_mask(labels, value, name=NAMES[value]) for value in present))
 
     def flags(self, raw: tuple[Tensor, Tensor, Tensor, Tensor], scan: Scan) -> tuple[Flag, ...]:
-        """Report structures cut by the sector's edge, impossible sizes, and volumes unlike the training's."""
+        """Report nothing found, structures cut by the view, impossible sizes, volumes unlike training's."""
         labels = tidy(raw[0])
-        found = [*_cut(labels, raw, scan), *_implausible(labels, _grid(raw, scan))]
+        none = Flag("not_detected", "Neither placenta, gestational sac nor fetus was found.", Severity.INFO)
+        found = [] if labels.any() else [none]
+        found += [*_cut(labels, raw, scan), *_implausible(labels, _grid(raw, scan))]
         if self.statistics is not None and (flag := quality.judge(raw[2], self.statistics)) is not None:
             found.append(flag)
         return tuple(found)

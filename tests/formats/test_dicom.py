@@ -52,7 +52,7 @@ def test_a_clip_beside_the_only_dicom_file_of_a_folder_is_not_lost(tmp_path, dic
     clip = tmp_path / "clip.mp4"
     clip.write_bytes(b"\0\0\0\x18ftypmp42" + bytes(64))
     (tmp_path / "notes.txt").write_text("not a scan")
-    assert [item.path for item in discover([tmp_path]).items] == [tmp_path, clip]
+    assert [item.path for item in discover([tmp_path]).items] == [tmp_path / "a.dcm", clip]
 
 
 # Calibration

@@ -209,7 +209,8 @@ def test_no_head_is_said_and_nothing_is_guessed():
     assert [type(f) for f in findings] == [Scores]
     assert findings[0].decision == "none"
     assert all(m.value is None and m.note == "not detected" for m in task.measure(findings, scan))
-    assert task.flags((torch.zeros(4), torch.zeros(2, 3), torch.zeros(3, 3)), scan) == ()
+    flags = task.flags((torch.zeros(4), torch.zeros(2, 3), torch.zeros(3, 3)), scan)
+    assert [flag.code for flag in flags] == ["not_detected"]
 
 
 def test_a_head_that_is_cut_is_flagged_and_not_measured():

@@ -190,6 +190,8 @@ def test_nothing_found_reads_not_detected():
     assert {m.value for m in result.measurements} == {None}
     assert {m.note for m in result.measurements} == {"not detected"}
     assert [type(f) for f in result.findings] == [Labels]
+    assert "not_detected" in codes(result)
+    assert "not_detected" not in codes(pipeline.run(task(), scan_of(scene()[0])))
 
 
 def test_a_sac_at_the_edge_of_the_view_is_flagged_and_nothing_lies_outside():
